@@ -1,0 +1,71 @@
+//! What is kept of a server's answer: status, chosen headers, the start of the body.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+/// The kept part of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers that were chosen to be kept, names in lower case.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// The first bytes of the body, at most [`Answer::BODY_BYTES_MAX`].
+    #[serde(skip)]
+    pub body: Bytes,
+    /// True when the body was longer than what is kept, or broke off.
+    #[serde(default)]
+    pub is_truncated: bool,
+    /// When it came.
+    #[serde(default)]
+    pub at: Timestamp,
+}
+
+impl Answer {
+    /// How much of an answer's body is kept at most: 64 KiB.
+    pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+    /// An answer without headers and body.
+    #[must_use]
+    pub fn new(status: u16, at: Timestamp) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            is_truncated: false,
+            at,
+        }
+    }
+
+    /// The value of a kept header; the name in any case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
+    }
+
+    /// The kept body as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) when the body is not JSON of this shape, or was cut.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> crate::Result<T> {
+        serde_json::from_slice(&self.body).map_err(|e| {
+            let cut = if self.is_truncated {
+                " (it was cut)"
+            } else {
+                ""
+            };
+            crate::Error::invalid(format!(
+                "the kept body is not JSON of the wanted shape{cut}"
+            ))
+            .with_source(e)
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! Names of things: action ids, lanes, origins. Newtypes, so that they do not mix.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+/// The id of an action: a UUIDv7 (RFC 9562), made before the first write. Ids sort by the time they were made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ActionId(Uuid);
+
+impl ActionId {
+    /// Makes a new id.
+    #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "a default id would be a new one each time"
+    )]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The 16 bytes of the UUID.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// From the 16 bytes of a UUID.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+impl fmt::Display for ActionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for ActionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for ActionId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Uuid::parse_str(text)
+            .map(Self)
+            .map_err(|e| Error::invalid("an action id is a UUID in hexadecimal").with_source(e))
+    }
+}
+
+/// The name of a lane: actions of one lane keep their order, different lanes run side by side.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Lane(Arc<str>);
+
+impl Lane {
+    /// The longest name of a lane, in bytes.
+    pub const BYTES_MAX: usize = 255;
+
+    /// Takes a name of 1 to 255 bytes without control characters.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) when the name is empty, too long or has control characters.
+    pub fn new(name: impl AsRef<str>) -> Result<Self> {
+        let name = name.as_ref();
+        if name.is_empty() || name.len() > Self::BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "a lane name has 1 to {} bytes, this one has {}",
+                Self::BYTES_MAX,
+                name.len()
+            )));
+        }
+        if name.chars().any(char::is_control) {
+            return Err(Error::invalid(
+                "a lane name must not hold control characters",
+            ));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The lane of requests that name none: `default`.
+    #[must_use]
+    pub fn default_lane() -> Self {
+        Self("default".into())
+    }
+
+    /// True for the lane of requests that name none.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        &*self.0 == "default"
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Scheme, host and port: what can be down, rate limited or protected by a breaker.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Origin(Arc<str>);
+
+impl Origin {
+    /// The origin of an `http` or `https` URL, always with its port: `https://api.example.com:443`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for other schemes and for URLs without a host.
+    pub fn of(url: &Url) -> Result<Self> {
+        let (scheme @ ("http" | "https"), Some(host), Some(port)) =
+            (url.scheme(), url.host_str(), url.port_or_known_default())
+        else {
+            return Err(Error::invalid(
+                "a URL needs the scheme http or https and a host",
+            ));
+        };
+        Ok(Self(format!("{scheme}://{host}:{port}").into()))
+    }
+
+    /// An origin as a store kept it.
+    #[must_use]
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

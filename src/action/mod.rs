@@ -1,0 +1,19 @@
+//! WHAT is queued: the action, its state and its bytes. Pure values, no I/O.
+
+mod answer;
+mod body;
+mod frame;
+mod id;
+mod ledger;
+mod record;
+mod request;
+mod state;
+
+pub use answer::Answer;
+pub use body::{Body, BodyFile};
+pub use frame::{FRAME_FORMAT, Frame, FrameKind};
+pub use id::{ActionId, Lane, Origin};
+pub use ledger::{Counts, Ledger};
+pub use record::Record;
+pub use request::StoredRequest;
+pub use state::{Change, DeadReason, IllegalChange, State, WireState, transition};

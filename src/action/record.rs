@@ -1,0 +1,222 @@
+//! The record: what a store keeps of one action. Scheduling fields in clear, the request as opaque bytes.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::frame::{Frame, FrameKind};
+use super::id::{ActionId, Lane, Origin};
+use super::state::{State, WireState};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a store keeps of one action.
+///
+/// The scheduler needs the fields; a store never looks into [`content`](Record::content),
+/// which may be sealed. Fields of newer versions are kept when a record is rewritten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Record {
+    /// The id. Stored in the frame's head.
+    #[serde(skip, default = "nil")]
+    pub id: ActionId,
+    /// Grows by one with every rewrite; the store counts it. Stored in the frame's head.
+    #[serde(skip)]
+    pub revision: u64,
+    /// The place in the queue, given by the store: lanes go by it.
+    pub seq: u64,
+    /// The idempotency key as the index knows it: the caller's key, or nothing when the id is the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The lane.
+    pub lane: Lane,
+    /// The origin it goes to.
+    pub origin: Origin,
+    /// On whose behalf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// Where it is in its life.
+    pub state: State,
+    /// What the server may have seen.
+    #[serde(default)]
+    pub wire: WireState,
+    /// Attempts so far: the number of the newest lease.
+    #[serde(default)]
+    pub attempts: u32,
+    /// Attempts that count against `attempts_max`.
+    #[serde(default)]
+    pub attempts_counted: u32,
+    /// How many counted attempts it gets: one more than its retries.
+    pub attempts_max: u32,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it is no longer wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// When the first attempt started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_attempt: Option<Timestamp>,
+    /// When the newest attempt started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_attempt: Option<Timestamp>,
+    /// The wait that the newest failure set, in milliseconds.
+    #[serde(default)]
+    pub backoff_ms: u64,
+    /// The status of the newest answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_status: Option<u16>,
+    /// What went wrong last, in words without any content of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Higher goes first among lanes that are ready; lane order is never broken.
+    #[serde(default)]
+    pub priority: i8,
+    /// A newer action with the same one, in the same lane, takes the place of this one before its first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coalesce: Option<String>,
+    /// Hash of method, URL and body: the same key with another hash is a conflict.
+    pub fingerprint: String,
+    /// Length of the body.
+    pub body_bytes: u64,
+    /// Length of the kept answer.
+    #[serde(default)]
+    pub answer_bytes: u64,
+    /// The encoded request ([`StoredRequest`](super::StoredRequest)), opaque to the store.
+    #[serde(skip)]
+    pub content: Bytes,
+    /// Fields this version does not know, kept as they are.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+fn nil() -> ActionId {
+    ActionId::from_bytes([0; 16])
+}
+
+impl Record {
+    /// A queued record with the given content. The rest has its defaults; set what differs.
+    #[must_use]
+    pub fn new(
+        id: ActionId,
+        lane: Lane,
+        origin: Origin,
+        content: Bytes,
+        created: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            revision: 0,
+            seq: 0,
+            key: None,
+            lane,
+            origin,
+            principal: None,
+            state: State::Queued { due: created },
+            wire: WireState::NeverSent,
+            attempts: 0,
+            attempts_counted: 0,
+            attempts_max: 6,
+            created,
+            expires: None,
+            first_attempt: None,
+            last_attempt: None,
+            backoff_ms: 0,
+            last_status: None,
+            last_error: None,
+            priority: 0,
+            coalesce: None,
+            fingerprint: String::new(),
+            body_bytes: 0,
+            answer_bytes: 0,
+            content,
+            extra: Map::new(),
+        }
+    }
+
+    /// What it weighs against the byte limit: body and encoded request.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.body_bytes + self.content.len() as u64
+    }
+
+    /// The earliest time of the next attempt, for a queued action.
+    #[must_use]
+    pub fn due(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Queued { due } => Some(due),
+            _ => None,
+        }
+    }
+
+    /// The bytes on disk.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] when it is over 4 GiB.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        Frame::encode(
+            FrameKind::Action,
+            self.id,
+            self.revision,
+            self,
+            &self.content,
+        )
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] when it is damaged or newer than this version.
+    pub fn decode(bytes: Bytes) -> Result<Self> {
+        let frame = Frame::decode(bytes)?;
+        if frame.kind != FrameKind::Action {
+            return Err(Error::new(ErrorKind::Corrupt, "a record is not an action"));
+        }
+        let mut record: Self = frame.fields()?;
+        record.id = frame.id;
+        record.revision = frame.revision;
+        record.content = frame.content;
+        Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let lane = Lane::default_lane();
+        let origin = Origin::from_stored("http://a.example:80");
+        Record::new(
+            ActionId::new(),
+            lane,
+            origin,
+            Bytes::from_static(b"{}"),
+            Timestamp::from_millis(5),
+        )
+    }
+
+    #[test]
+    fn a_record_reads_back_as_written() {
+        let mut record = record();
+        record.key = Some("k".into());
+        record.seq = 9;
+        record.revision = 3;
+        record.last_error = Some("timeout".into());
+        assert_eq!(
+            Record::decode(record.encode().expect("encode").into()).expect("decode"),
+            record
+        );
+    }
+
+    #[test]
+    fn unknown_fields_survive_a_rewrite() {
+        let mut record = record();
+        record.extra.insert("of_tomorrow".into(), Value::from(42));
+        let mut read = Record::decode(record.encode().expect("encode").into()).expect("decode");
+        read.seq += 1;
+        let again = Record::decode(read.encode().expect("encode").into()).expect("decode");
+        assert_eq!(again.extra["of_tomorrow"], 42);
+    }
+}
