@@ -57,25 +57,9 @@ impl TransportFailure {
     }
 }
 
-fn words(kind: FailureKind) -> &'static str {
-    match kind {
-        FailureKind::Dns => "the host name could not be resolved",
-        FailureKind::Connect => "could not connect",
-        FailureKind::Tls => "the TLS handshake failed",
-        FailureKind::ConnectTimeout => "connecting took too long",
-        FailureKind::Timeout => "no answer in time",
-        FailureKind::Interrupted => "the connection broke before an answer came",
-        FailureKind::Redirect => "a redirect could not be followed",
-        FailureKind::Invalid => "the request cannot be sent as it is",
-        FailureKind::Credentials => "no credentials",
-        FailureKind::Local => "this machine is out of a resource",
-        _ => "the attempt failed",
-    }
-}
-
 impl fmt::Display for TransportFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(words(self.kind))?;
+        self.kind.fmt(f)?;
         match &self.detail {
             Some(detail) => write!(f, ": {detail}"),
             None => Ok(()),
