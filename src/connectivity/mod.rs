@@ -1,6 +1,14 @@
 //! ARE we online: hints that something changed, and probes of an origin. Hints only make the vault look
 //! sooner; what counts is whether a server can be reached.
 
+#[cfg(feature = "net-watch")]
+mod net_watch;
+#[cfg(not(feature = "net-watch"))]
+#[path = "no_watch.rs"]
+mod net_watch;
+mod probe;
+mod wake;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
@@ -8,6 +16,9 @@ use std::pin::Pin;
 use futures_core::Stream;
 
 use crate::action::Origin;
+
+pub use probe::ProbeConnectivity;
+pub use wake::WakeWatch;
 
 /// Whether an origin can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
