@@ -2,8 +2,10 @@
 
 pub mod action;
 pub mod clock;
+pub mod connectivity;
 pub mod decide;
 mod error;
 pub mod store;
+pub mod transport;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,294 @@
+//! From a verdict to what is written: the settlement, the wire state and the gate, all at once.
+//! The only place that turns waits into due times.
+
+use std::time::Duration;
+
+use super::{
+    Backoff, Counted, Dice, FailureKind, Gate, GateKey, GateReason, Observed, RetryPolicy,
+    RetryScope, Settlement, Verdict, is_good_answer, merge_gates,
+};
+use crate::action::{DeadReason, Record, WireState};
+use crate::clock::Timestamp;
+
+/// The wait after a shortage of this machine: short, and never zero.
+const LOCAL_BACKOFF: Backoff = Backoff::fixed(Duration::from_secs(1)).equal_jitter();
+
+/// An attempt that ended, and what is known around it.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// The action, in flight.
+    pub record: &'a Record,
+    /// What the server may have seen before this attempt.
+    pub wire_before: WireState,
+    /// The gate of its origin, as the store keeps it.
+    pub gate: Option<&'a Gate>,
+    /// The gate of its principal, as the store keeps it.
+    pub principal_gate: Option<&'a Gate>,
+    /// What the attempt means.
+    pub verdict: &'a Verdict,
+    /// What came back.
+    pub observed: &'a Observed<'a>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What is to be written, in one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// What becomes of the action.
+    pub settlement: Settlement,
+    /// What the server may have seen now.
+    pub wire: WireState,
+    /// The gate to set, of the origin or of the principal; nothing = none changes.
+    pub gate: Option<Gate>,
+    /// The status of the answer, if there was one.
+    pub status: Option<u16>,
+    /// What went wrong, in words without any content of the request.
+    pub error: Option<String>,
+}
+
+/// What follows from a verdict.
+///
+/// - **Waits.** What the origin or the principal waits for is in its gate. The action itself waits by
+///   [`backoff`](RetryPolicy::backoff), and only after an attempt that counts or a retry of its own.
+/// - **Retry-After.** Never earlier than told, and a little later, so that not everybody comes back at once.
+/// - **Same trouble.** A gate that is still closed when an attempt ends was closed while that attempt was under way:
+///   its failures do not rise again, and a good answer does not open what the server asked for.
+/// - **Good answers** reset a gate with failures. At most one gate changes: a closing goes first, then the origin's
+///   reset, then the principal's; a reset that found no place comes with the next good answer.
+/// - **The wire** stays [`MaybeSent`](WireState::MaybeSent) through answers that only put off: they tell nothing of
+///   the attempt that went unanswered, and a later 409 must still be read as "still processing".
+#[must_use]
+pub fn plan(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) -> Plan {
+    Plan {
+        gate: gate_after(situation, policy, dice),
+        settlement: settlement(situation, policy, dice),
+        wire: wire_after(situation),
+        status: situation.observed.status(),
+        error: error_text(situation),
+    }
+}
+
+fn settlement(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) -> Settlement {
+    match situation.verdict {
+        Verdict::Delivered => match situation.observed.status() {
+            Some(status) => Settlement::Delivered { status },
+            // Only an app's classifier can say this. Nothing is delivered without an answer.
+            None => {
+                let wait = own_wait(situation, policy, Counted::Yes, dice);
+                put_off(situation, policy, Counted::Yes, wait)
+            }
+        },
+        Verdict::Reject(reason) => Settlement::Dead {
+            reason: reason.clone(),
+            lane: policy.dead_lane,
+        },
+        Verdict::Retry {
+            scope: RetryScope::Action,
+            counts,
+            after,
+        } => {
+            let told = told_wait(*after, dice);
+            let wait = own_wait(situation, policy, *counts, dice).max(told);
+            put_off(situation, policy, *counts, wait)
+        }
+        Verdict::Retry {
+            scope: RetryScope::Origin,
+            counts,
+            ..
+        } => behind_gate(situation, policy, *counts, dice),
+        Verdict::Unreachable => behind_gate(situation, policy, policy.unreachable, dice),
+        Verdict::Hold => behind_gate(situation, policy, Counted::No, dice),
+    }
+}
+
+/// The gate holds the action; an attempt that counts waits for its own backoff too, so that it cannot use up its
+/// retries while the gate, reset by other actions' good answers, opens every second.
+fn behind_gate(
+    situation: &Situation<'_>,
+    policy: &RetryPolicy,
+    counts: Counted,
+    dice: &mut Dice,
+) -> Settlement {
+    let wait = match counts {
+        Counted::Yes => own_wait(situation, policy, counts, dice),
+        Counted::No => Duration::ZERO,
+    };
+    put_off(situation, policy, counts, wait)
+}
+
+fn put_off(
+    situation: &Situation<'_>,
+    policy: &RetryPolicy,
+    counts: Counted,
+    wait: Duration,
+) -> Settlement {
+    let attempts = situation.record.attempts_counted.saturating_add(1);
+    if counts == Counted::Yes && attempts >= situation.record.attempts_max {
+        let status = situation.observed.status();
+        return Settlement::Dead {
+            reason: DeadReason::RetriesExhausted { attempts, status },
+            lane: policy.dead_lane,
+        };
+    }
+    let backoff_ms = whole_millis(wait);
+    Settlement::Retry {
+        due: later(situation.now, backoff_ms),
+        counts,
+        backoff_ms,
+    }
+}
+
+fn own_wait(
+    situation: &Situation<'_>,
+    policy: &RetryPolicy,
+    counts: Counted,
+    dice: &mut Dice,
+) -> Duration {
+    let record = situation.record;
+    if let Observed::Failure(FailureKind::Local) = situation.observed {
+        return LOCAL_BACKOFF.delay(1, Duration::ZERO, dice);
+    }
+    let attempt = match counts {
+        Counted::Yes => record.attempts_counted.saturating_add(1),
+        Counted::No => record.attempts,
+    };
+    let previous = Duration::from_millis(record.backoff_ms);
+    policy.backoff.delay(attempt, previous, dice)
+}
+
+/// A tenth more than told, at least within a second and at most within half a minute.
+fn told_wait(after: Option<Duration>, dice: &mut Dice) -> Duration {
+    let Some(after) = after else {
+        return Duration::ZERO;
+    };
+    let spread = (after / 10).clamp(Duration::from_secs(1), Duration::from_secs(30));
+    after.saturating_add(dice.below(spread))
+}
+
+fn gate_after(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) -> Option<Gate> {
+    let record = situation.record;
+    let origin = || GateKey::Origin(record.origin.clone());
+    let (key, old, reason, after) = match situation.verdict {
+        Verdict::Retry {
+            scope: RetryScope::Origin,
+            after,
+            ..
+        } => (
+            origin(),
+            situation.gate,
+            reason_of(situation.observed),
+            *after,
+        ),
+        Verdict::Unreachable => (origin(), situation.gate, GateReason::Unreachable, None),
+        Verdict::Hold => (
+            GateKey::Principal(record.principal.clone()),
+            situation.principal_gate,
+            GateReason::Unauthorized,
+            None,
+        ),
+        _ => return reset_after(situation),
+    };
+    let told = told_wait(after, dice);
+    let failures = failures_after(old, situation.now);
+    let previous = Duration::from_millis(old.map_or(0, |gate| gate.backoff_ms));
+    let wait = policy
+        .origin_backoff
+        .delay(failures, previous, dice)
+        .max(told);
+    let backoff_ms = whole_millis(wait).max(1);
+    let mut gate = Gate::new(key, reason, later(situation.now, backoff_ms), situation.now);
+    gate.failures = failures;
+    gate.backoff_ms = backoff_ms;
+    Some(beside(old, gate))
+}
+
+fn failures_after(old: Option<&Gate>, now: Timestamp) -> u32 {
+    match old {
+        None => 1,
+        Some(gate) if gate.is_closed(now) => gate.failures.max(1),
+        Some(gate) => gate.failures.saturating_add(1),
+    }
+}
+
+fn reset_after(situation: &Situation<'_>) -> Option<Gate> {
+    let status = situation.observed.status()?;
+    if !is_good_answer(status) && *situation.verdict != Verdict::Delivered {
+        return None;
+    }
+    let principal_gate = situation.principal_gate.filter(|_| status != 401);
+    [situation.gate, principal_gate]
+        .into_iter()
+        .flatten()
+        .find_map(|old| reset(old, situation.now))
+}
+
+/// The gate without its history; nothing when it has none, or when a good answer is no reason to open it.
+fn reset(old: &Gate, now: Timestamp) -> Option<Gate> {
+    if old.failures == 0 && !old.is_closed(now) {
+        return None;
+    }
+    let mut gate = old.clone();
+    gate.closed_until = now;
+    gate.failures = 0;
+    gate.backoff_ms = 0;
+    gate.changed = now;
+    let gate = merge_gates(old.clone(), gate);
+    (gate != *old).then_some(gate)
+}
+
+/// The new gate beside the one that is there, with the fields that this version does not know.
+fn beside(old: Option<&Gate>, mut gate: Gate) -> Gate {
+    let Some(old) = old else { return gate };
+    gate.extra = old.extra.clone();
+    merge_gates(old.clone(), gate)
+}
+
+fn reason_of(observed: &Observed<'_>) -> GateReason {
+    match observed.status() {
+        Some(429) => GateReason::RateLimited,
+        Some(_) => GateReason::Unavailable,
+        None => GateReason::Unreachable,
+    }
+}
+
+fn wire_after(situation: &Situation<'_>) -> WireState {
+    let status = match situation.observed {
+        Observed::Failure(kind) if kind.never_left() => return situation.wire_before,
+        Observed::Failure(_) => return WireState::MaybeSent,
+        Observed::Answer { status, .. } => *status,
+    };
+    match situation.verdict {
+        Verdict::Delivered | Verdict::Reject(_) => WireState::Answered,
+        Verdict::Unreachable => WireState::MaybeSent,
+        _ if situation.wire_before == WireState::MaybeSent => WireState::MaybeSent,
+        _ if is_word_of_a_gateway(status) => WireState::MaybeSent,
+        _ => WireState::Answered,
+    }
+}
+
+/// Somebody between us and the server answered, because the server did not: it may have seen the request.
+fn is_word_of_a_gateway(status: u16) -> bool {
+    matches!(status, 407 | 502 | 504 | 520..=530)
+}
+
+fn error_text(situation: &Situation<'_>) -> Option<String> {
+    match (situation.observed, situation.verdict) {
+        (Observed::Failure(kind), _) => Some(kind.to_string()),
+        (Observed::Answer { .. }, Verdict::Delivered) => None,
+        (Observed::Answer { status, .. }, Verdict::Unreachable) => {
+            Some(format!("status {status}, not from the server"))
+        }
+        (Observed::Answer { status, .. }, _) => Some(format!("status {status}")),
+    }
+}
+
+/// Rounded up: a wait never ends early.
+fn whole_millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+fn later(now: Timestamp, millis: u64) -> Timestamp {
+    Timestamp::from_millis(now.as_millis().saturating_add(millis))
+}

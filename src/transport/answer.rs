@@ -1,0 +1,260 @@
+//! What is kept of an answer: its status, chosen headers and the start of its body, read to the end (`keep`)
+//! or copied while the caller streams it (`tee`). Bounded in bytes and in time.
+
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName};
+use http_body::{Body as _, Frame, SizeHint};
+use reqwest::{Body, Response, ResponseBuilderExt};
+
+use crate::action::Answer;
+use crate::clock::Timestamp;
+
+/// Headers that are kept unless told otherwise: what an answer is, where its result is, when to come again, and
+/// the names under which the server knows the request.
+const KEPT: [&str; 26] = [
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-type",
+    "date",
+    "deprecation",
+    "etag",
+    "idempotency-key",
+    "idempotency-replayed",
+    "idempotent-replayed",
+    "last-modified",
+    "link",
+    "location",
+    "original-request",
+    "ratelimit",
+    "ratelimit-policy",
+    "request-id",
+    "retry-after",
+    "sunset",
+    "x-amzn-requestid",
+    "x-correlation-id",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-request-id",
+    "x-trace-id",
+];
+
+/// Headers that are never kept: they hold secrets, or challenges that are answered with secrets.
+const NEVER: [&str; 7] = [
+    "authentication-info",
+    "authorization",
+    "cookie",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "set-cookie",
+    "www-authenticate",
+];
+
+/// What is kept of answers, and how long one waits for it.
+///
+/// By default these headers are kept: `content-type`, `content-length`, `content-language`, `content-location`,
+/// `date`, `etag`, `last-modified`, `link`, `location`, `retry-after`, `deprecation`, `sunset`, the usual names of
+/// request ids, of rate limits and of idempotent replays. `set-cookie`, `www-authenticate` and other headers about
+/// credentials are never kept, even when they are asked for.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Keep {
+    more: Vec<HeaderName>,
+    patience: Duration,
+}
+
+impl Keep {
+    /// The longest header value that is kept; longer ones are left out.
+    pub const HEADER_BYTES_MAX: usize = 2 * 1024;
+
+    /// The most values that are kept.
+    pub const HEADERS_MAX: usize = 64;
+
+    /// How much is read after the kept part, so that the connection can be used again. Longer bodies cost the connection.
+    pub const DRAIN_BYTES_MAX: usize = 256 * 1024;
+
+    /// Keeps one header more.
+    pub fn with_header(mut self, name: HeaderName) -> Self {
+        self.more.push(name);
+        self
+    }
+
+    /// How long the whole body may take, for [`keep`]; default 30 seconds.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    fn headers(&self, headers: &HeaderMap) -> Vec<(String, String)> {
+        let is_chosen = |name: &HeaderName| {
+            !NEVER.contains(&name.as_str())
+                && (KEPT.contains(&name.as_str()) || self.more.contains(name))
+        };
+        let chosen = headers.iter().filter(|(name, value)| {
+            is_chosen(name) && value.len() <= Self::HEADER_BYTES_MAX && !value.is_sensitive()
+        });
+        chosen
+            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+            .take(Self::HEADERS_MAX)
+            .collect()
+    }
+
+    fn head(&self, response: &Response, at: Timestamp) -> Answer {
+        let mut answer = Answer::new(response.status().as_u16(), at);
+        answer.headers = self.headers(response.headers());
+        answer
+    }
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self {
+            more: Vec::new(),
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Reads an answer for keeping. It never fails: once there is a status, a body that breaks off, is too long or
+/// takes too long only makes the answer truncated.
+pub async fn keep(mut response: Response, keep: &Keep, at: Timestamp) -> Answer {
+    let head = keep.head(&response, at);
+    let mut excerpt = Excerpt::default();
+    let read = async {
+        while let Ok(chunk) = response.chunk().await {
+            let Some(chunk) = chunk else { return true };
+            excerpt.push(&chunk);
+            if excerpt.seen > Answer::BODY_BYTES_MAX + Keep::DRAIN_BYTES_MAX {
+                return false;
+            }
+        }
+        false
+    };
+    let is_whole = tokio::time::timeout(keep.patience, read)
+        .await
+        .unwrap_or(false);
+    excerpt.finish(head, is_whole)
+}
+
+/// Lets the caller stream an answer, and hands the kept part of it to `done` when the body ended or was dropped.
+///
+/// `done` runs inside the caller's read or drop: it must be short and must not block.
+pub fn tee(
+    response: Response,
+    keep: &Keep,
+    at: Timestamp,
+    done: impl FnOnce(Answer) + Send + 'static,
+) -> Response {
+    let head = keep.head(&response, at);
+    rebuild(response, |body| {
+        let mut tee = Tee {
+            body,
+            excerpt: Excerpt::default(),
+            end: Mutex::new(Some((head, Box::new(done)))),
+        };
+        if tee.body.is_end_stream() {
+            tee.finish(true);
+        }
+        Body::wrap(tee)
+    })
+}
+
+/// The same answer, with status, version, headers, extensions and URL, around another body.
+pub(super) fn rebuild(response: Response, wrap: impl FnOnce(Body) -> Body) -> Response {
+    let mut url = http::response::Builder::new().url(response.url().clone());
+    let mut response = http::Response::<Body>::from(response);
+    if let Some(extensions) = url.extensions_mut() {
+        response.extensions_mut().extend(std::mem::take(extensions));
+    }
+    response.map(wrap).into()
+}
+
+/// The start of a body.
+#[derive(Default)]
+struct Excerpt {
+    kept: BytesMut,
+    seen: usize,
+}
+
+impl Excerpt {
+    fn push(&mut self, chunk: &[u8]) {
+        self.seen = self.seen.saturating_add(chunk.len());
+        let room = Answer::BODY_BYTES_MAX - self.kept.len();
+        self.kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    }
+
+    fn finish(self, mut answer: Answer, is_whole: bool) -> Answer {
+        answer.is_truncated = !is_whole || self.seen > self.kept.len();
+        answer.body = self.kept.freeze();
+        answer
+    }
+}
+
+type Done = Box<dyn FnOnce(Answer) + Send>;
+
+/// A body that leaves a copy of its start.
+struct Tee {
+    body: Body,
+    excerpt: Excerpt,
+    /// A mutex only because a body has to be `Sync`; it is never contended.
+    end: Mutex<Option<(Answer, Done)>>,
+}
+
+impl Tee {
+    fn finish(&mut self, is_whole: bool) {
+        let end = self
+            .end
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some((head, done)) = end {
+            done(std::mem::take(&mut self.excerpt).finish(head, is_whole));
+        }
+    }
+}
+
+impl http_body::Body for Tee {
+    type Data = Bytes;
+    type Error = reqwest::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.excerpt.push(data);
+                }
+                // Who knows the length may stop reading here.
+                if self.body.is_end_stream() {
+                    self.finish(true);
+                }
+            }
+            Some(Err(_)) => self.finish(false),
+            None => self.finish(true),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Tee {
+    fn drop(&mut self) {
+        self.finish(false);
+    }
+}
