@@ -4,20 +4,26 @@ mod backoff;
 mod dice;
 mod failure;
 mod gate;
+mod key;
 mod plan;
 mod policy;
+mod redirect;
 mod retry_after;
 mod settlement;
+mod storable;
 mod verdict;
 
 pub use backoff::Backoff;
 pub use dice::Dice;
 pub use failure::FailureKind;
 pub use gate::{Gate, GateKey, GateReason, merge_gates, open_gate};
+pub use key::{KEY_BYTES_MAX, KeyForm, check_key, key_header_value};
 pub use plan::{Plan, Situation, plan};
 pub use policy::RetryPolicy;
+pub use redirect::{REDIRECTS_MAX, Redirect, follow};
 pub use retry_after::retry_after;
 pub use settlement::{Counted, DeadLane, Settlement};
+pub use storable::{is_credential, split_credentials};
 pub use verdict::{
     Classifier, Observation, Observed, OriginWell, RetryScope, Stamp, Verdict, is_good_answer,
     verdict,
