@@ -10,13 +10,13 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::action::{ActionId, Answer, Body, DeadReason, Origin, Record, StoredRequest, WireState};
 use crate::decide::{
-    Counted, DeadLane, FailureKind, Gate, Observation, Observed, OriginWell, Plan, Settlement,
-    Situation, Stamp, Verdict, key_header_value, plan, verdict,
+    Counted, DeadLane, FailureKind, Gate, GateKey, Observation, Observed, OriginWell, Plan,
+    Settlement, Situation, Stamp, is_good_answer, key_header_value, plan, verdict,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::Parts;
 use crate::store::{Leased, Settle};
-use crate::transport::{TransportFailure, keep};
+use crate::transport::{Keep, TransportFailure, keep};
 
 /// A request that can be put on the wire, again and again with the same bytes.
 #[derive(Clone, Debug)]
@@ -62,7 +62,11 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) enum Report {
     /// A direct send runs.
-    Started { id: ActionId, origin: Origin, abort: futures_util::future::AbortHandle },
+    Started {
+        id: ActionId,
+        origin: Origin,
+        abort: futures_util::future::AbortHandle,
+    },
     /// An attempt ended.
     Finished(Box<Finished>),
 }
@@ -78,12 +82,25 @@ impl Reporter {
     /// For an attempt of `record`, which is in flight. Nothing when it is not.
     pub(crate) fn new(reports: UnboundedSender<Report>, record: &Record) -> Option<Self> {
         let due = record.last_attempt.unwrap_or(record.created);
-        let retry = Settlement::Retry { due, counts: Counted::No, backoff_ms: record.backoff_ms };
+        let retry = Settlement::Retry {
+            due,
+            counts: Counted::No,
+            backoff_ms: record.backoff_ms,
+        };
         let mut settle = Settle::of(record, retry, WireState::MaybeSent)?;
         settle.error = Some("the attempt was cut off".to_owned());
         let origin = record.origin.clone();
-        let interrupted = Finished { settle, origin, gate: None, reply: None, turn: None };
-        Some(Self { reports, interrupted: Some(interrupted) })
+        let interrupted = Finished {
+            settle,
+            origin,
+            gate: None,
+            reply: None,
+            turn: None,
+        };
+        Some(Self {
+            reports,
+            interrupted: Some(interrupted),
+        })
     }
 
     /// Hands the lane's turn over, to be given back after the settle.
@@ -122,10 +139,19 @@ impl Outgoing {
         let body = load(body).await?;
         let principal = record.principal.clone();
         if body.len() as u64 != record.body_bytes {
-            return Err(Error::new(ErrorKind::Corrupt, "the stored body has another length"));
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "the stored body has another length",
+            ));
         }
         parts.options.allows(&record.origin)?;
-        Ok(Self { request, body, key, own_credentials: HeaderMap::new(), principal })
+        Ok(Self {
+            request,
+            body,
+            key,
+            own_credentials: HeaderMap::new(),
+            principal,
+        })
     }
 
     fn build(&self, parts: &Parts) -> Result<reqwest::Request, TransportFailure> {
@@ -137,8 +163,10 @@ impl Outgoing {
         }
         if let Some(key) = &self.key {
             let value = key_header_value(key, parts.options.key_form)
-                .map_err(|e| TransportFailure::new(FailureKind::Invalid, e))?;
-            request.headers_mut().insert(parts.options.key_header.clone(), value);
+                .map_err(|e| TransportFailure::new(FailureKind::Invalid).with_source(e))?;
+            request
+                .headers_mut()
+                .insert(parts.options.key_header.clone(), value);
         }
         *request.timeout_mut() = self.request.timeout;
         if !self.body.is_empty() {
@@ -162,44 +190,73 @@ async fn load(body: &Body) -> Result<Bytes> {
         Body::Bytes(bytes) => return Ok(bytes.clone()),
         Body::File(file) => file,
     };
-    let bytes = tokio::fs::read(&file.path)
-        .await
-        .map_err(|e| Error::new(ErrorKind::Storage, "a stored body cannot be read").with_source(e))?;
+    let bytes = tokio::fs::read(&file.path).await.map_err(|e| {
+        Error::new(ErrorKind::Storage, "a stored body cannot be read").with_source(e)
+    })?;
     if bytes.len() as u64 != file.bytes || crc32c::crc32c(&bytes) != file.crc32c {
-        return Err(Error::new(ErrorKind::Corrupt, "a stored body fails its checksum"));
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "a stored body fails its checksum",
+        ));
     }
     Ok(bytes.into())
 }
 
 /// Puts the request on the wire, once; twice when a 401 could be answered with fresh credentials.
 pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
-    let desk = parts.desk.as_ref().filter(|_| outgoing.own_credentials.is_empty());
+    let desk = parts
+        .desk
+        .as_ref()
+        .filter(|_| outgoing.own_credentials.is_empty());
     let mut request = match outgoing.build(parts) {
         Ok(request) => request,
-        Err(failure) => return Exchange { result: Err(failure), stamp: Stamp::None },
+        Err(failure) => {
+            return Exchange {
+                result: Err(failure),
+                stamp: Stamp::None,
+            };
+        }
     };
     let Some(desk) = desk else {
         let result = parts.transport.send(request).await;
-        return Exchange { result, stamp: Stamp::None };
+        return Exchange {
+            result,
+            stamp: Stamp::None,
+        };
     };
     let principal = outgoing.principal.as_deref();
     let stamped = match desk.stamp(&mut request, principal).await {
         Ok(stamped) => stamped,
-        Err(failure) => return Exchange { result: Err(failure), stamp: Stamp::Current },
+        Err(failure) => {
+            return Exchange {
+                result: Err(failure),
+                stamp: Stamp::Current,
+            };
+        }
     };
     let first = parts.transport.send(request).await;
     let is_refused = |r: &reqwest::Response| r.status() == StatusCode::UNAUTHORIZED;
     if !first.as_ref().is_ok_and(is_refused) {
-        return Exchange { result: first, stamp: Stamp::Current };
+        return Exchange {
+            result: first,
+            stamp: Stamp::Current,
+        };
     }
     let Ok(mut again) = outgoing.build(parts) else {
-        return Exchange { result: first, stamp: Stamp::Current };
+        return Exchange {
+            result: first,
+            stamp: Stamp::Current,
+        };
     };
-    match desk.refresh(stamped, &mut again, principal).await {
-        Ok(_) => {
-            Exchange { result: parts.transport.send(again).await, stamp: Stamp::Refreshed }
-        }
-        Err(_) => Exchange { result: first, stamp: Stamp::Current },
+    match desk.refresh(stamped, &mut again).await {
+        Ok(_) => Exchange {
+            result: parts.transport.send(again).await,
+            stamp: Stamp::Refreshed,
+        },
+        Err(_) => Exchange {
+            result: first,
+            stamp: Stamp::Current,
+        },
     }
 }
 
@@ -213,9 +270,10 @@ pub(crate) fn conclude(
 ) -> Plan {
     let now = parts.now();
     let observed = match &exchange.result {
-        Ok(response) => {
-            Observed::Answer { status: response.status().as_u16(), headers: response.headers() }
-        }
+        Ok(response) => Observed::Answer {
+            status: response.status().as_u16(),
+            headers: response.headers(),
+        },
         Err(failure) => Observed::Failure(failure.kind()),
     };
     let mut gates = parts.gates();
@@ -223,27 +281,33 @@ pub(crate) fn conclude(
         (Some(well), Some(previous)) if well > previous => OriginWell::Yes,
         _ => OriginWell::No,
     };
-    let observation = Observation::new(&outgoing.request.method, &record.origin, observed, now)
-        .wire_before(wire_before)
-        .credentials(exchange.stamp)
-        .origin_well_since(well);
-    let own = parts.options.classifier.as_ref().and_then(|c| c.classify(&observation));
-    let retry_after_max = parts.options.policy.retry_after_max();
+    let method = &outgoing.request.method;
+    let mut observation = Observation::new(method, &record.origin, observed, now);
+    observation.wire_before = wire_before;
+    observation.credentials = exchange.stamp;
+    observation.origin_well_since = well;
+    let own = parts
+        .options
+        .classifier
+        .as_ref()
+        .and_then(|c| c.classify(&observation));
+    let retry_after_max = parts.options.policy.retry_after_max;
     let verdict = own.unwrap_or_else(|| verdict(&observation, retry_after_max));
     let gate = gates.origin(&record.origin).cloned();
+    let principal_gate = gates
+        .get(&GateKey::Principal(record.principal.clone()))
+        .cloned();
     let situation = Situation {
         record,
         wire_before,
         gate: gate.as_ref(),
+        principal_gate: principal_gate.as_ref(),
         verdict: &verdict,
         observed: &observation.observed,
         now,
     };
     let plan = plan(&situation, &parts.options.policy, &mut parts.dice());
-    if let Ok(response) = &exchange.result
-        && (200..500).contains(&response.status().as_u16())
-        && !matches!(verdict, Verdict::Unreachable)
-    {
+    if observation.observed.status().is_some_and(is_good_answer) {
         gates.answered_well(&record.origin, now);
     }
     if let Some(gate) = &plan.gate {
@@ -258,16 +322,24 @@ pub(crate) fn conclude(
 
 /// Runs the attempt of a leased action and reports its end.
 pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
-    let Leased { record, wire_before, body, .. } = leased;
+    let Leased {
+        record,
+        wire_before,
+        body,
+        ..
+    } = leased;
     let outgoing = match Outgoing::of(&parts, &record, &body).await {
         Ok(outgoing) => outgoing,
         Err(error) => return reporter.unsendable(&record, wire_before, &error),
     };
     let exchange = exchange(&parts, &outgoing).await;
     let plan = conclude(&parts, &record, wire_before, &outgoing, &exchange);
-    let is_kept = matches!(plan.settlement, Settlement::Delivered { .. } | Settlement::Dead { .. });
+    let is_kept = matches!(
+        plan.settlement,
+        Settlement::Delivered { .. } | Settlement::Dead { .. }
+    );
     let answer = match exchange.result {
-        Ok(response) => Some(keep(response, parts.now()).await),
+        Ok(response) => Some(keep(response, &Keep::default(), parts.now()).await),
         Err(_) => None,
     };
     reporter.finish(finished(&record, plan, answer.filter(|_| is_kept)));
@@ -278,17 +350,28 @@ impl Reporter {
         tracing::error!(action = %record.id, %error, "an action cannot be sent");
         let settlement = match error.kind() {
             ErrorKind::Storage => Settlement::Retry {
-                due: record.last_attempt.unwrap_or(record.created).after(STORAGE_PAUSE),
+                due: record
+                    .last_attempt
+                    .unwrap_or(record.created)
+                    .after(STORAGE_PAUSE),
                 counts: Counted::Yes,
                 backoff_ms: 0,
             },
             _ => Settlement::Dead {
-                reason: DeadReason::Unsendable { detail: error.to_string() },
+                reason: DeadReason::Unsendable {
+                    detail: error.to_string(),
+                },
                 lane: DeadLane::Skip,
             },
         };
-        let mut plan = Plan::new(settlement, wire_before);
-        plan.error = Some(error.to_string());
+        let error = Some(error.to_string());
+        let plan = Plan {
+            settlement,
+            wire: wire_before,
+            gate: None,
+            status: None,
+            error,
+        };
         self.finish(finished(record, plan, None));
     }
 }
@@ -309,5 +392,11 @@ pub(crate) fn finished(record: &Record, plan: Plan, answer: Option<Answer>) -> F
         error: plan.error,
         answer,
     };
-    Finished { settle, origin: record.origin.clone(), gate: plan.gate, reply: None, turn: None }
+    Finished {
+        settle,
+        origin: record.origin.clone(),
+        gate: plan.gate,
+        reply: None,
+        turn: None,
+    }
 }

@@ -39,10 +39,17 @@ impl DeadLetters {
         let page = self.parts.store.page(paging.query(Part::Dead)?).await?;
         let mut items = Vec::with_capacity(page.records.len());
         for record in &page.records {
-            let State::Dead { reason, at } = record.state.clone() else { continue };
+            let State::Dead { reason, at } = record.state.clone() else {
+                continue;
+            };
             let kept = self.parts.store.answer(record.id).await?;
             let answer = kept.and_then(|bytes| Answer::decode(bytes).ok());
-            items.push(DeadLetter { action: Action::of(record)?, reason, at, answer });
+            items.push(DeadLetter {
+                action: Action::of(record)?,
+                reason,
+                at,
+                answer,
+            });
         }
         Ok(Listing::new(items, paging.limit(), page.next))
     }

@@ -21,7 +21,7 @@ use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Parts};
 use crate::store::{Advance, Amend, Append, Appended, Direct};
 use crate::ticket::Ticket;
-use crate::transport::{head_of, read_short, tee};
+use crate::transport::{Keep, tee};
 use crate::worker::Control;
 
 /// What [`send`](crate::RequestBuilder::send) tells the caller.
@@ -115,7 +115,9 @@ pub(crate) struct Desk {
 impl Draft {
     /// What may be queued must not carry credentials; with a provider they are stamped on later.
     fn drop_credentials(&mut self, parts: &Parts) -> Result<()> {
-        let Some(name) = self.own_credentials.keys().next() else { return Ok(()) };
+        let Some(name) = self.own_credentials.keys().next() else {
+            return Ok(());
+        };
         if parts.desk.is_none() {
             let text = format!(
                 "the header {name} is a credential, which is never stored: give the vault \
@@ -130,15 +132,16 @@ impl Draft {
     fn record(&self, now: Timestamp) -> Result<Record> {
         let content = Bytes::from(self.request.encode()?);
         let id = ActionId::new();
-        let mut record =
-            Record::new(id, self.lane.clone(), self.origin.clone(), content, now);
+        let mut record = Record::new(id, self.lane.clone(), self.origin.clone(), content, now);
         record.key = self.key.clone();
         record.principal = self.principal.clone();
         record.coalesce = self.coalesce.clone();
         record.priority = self.priority;
         record.attempts_max = self.attempts_max;
         record.expires = self.expires_in.map(|limit| now.after(limit));
-        record.state = State::Queued { due: self.not_before.unwrap_or(now).max(now) };
+        record.state = State::Queued {
+            due: self.not_before.unwrap_or(now).max(now),
+        };
         record.fingerprint = self.fingerprint();
         record.body_bytes = self.body.len() as u64;
         Ok(record)
@@ -147,7 +150,10 @@ impl Draft {
     /// Method, URL and body: what an idempotency key stands for.
     fn fingerprint(&self) -> String {
         let mut hash = blake3::Hasher::new();
-        for part in [self.request.method.as_str().as_bytes(), self.request.url.as_str().as_bytes()] {
+        for part in [
+            self.request.method.as_str().as_bytes(),
+            self.request.url.as_str().as_bytes(),
+        ] {
             hash.update(part);
             hash.update(&[0]);
         }
@@ -200,9 +206,10 @@ impl Desk {
         let task = tokio::spawn(async move {
             match desk.append(record, body, Direct::No).await? {
                 Admitted::Queued(ticket) => Ok(ticket),
-                Admitted::Leased(_) => {
-                    Err(Error::new(ErrorKind::Storage, "the store leased what it should queue"))
-                }
+                Admitted::Leased(_) => Err(Error::new(
+                    ErrorKind::Storage,
+                    "the store leased what it should queue",
+                )),
             }
         });
         task.await.unwrap_or_else(|_| Err(Error::closed()))
@@ -239,7 +246,9 @@ impl Desk {
             }
             Some(Appended::Conflict { id }) => Err(Error::new(
                 ErrorKind::IdempotencyConflict,
-                format!("the idempotency key belongs to another request, action {id}: use a new key"),
+                format!(
+                    "the idempotency key belongs to another request, action {id}: use a new key"
+                ),
             )),
             Some(Appended::Full { limit }) => Err(Error::new(
                 ErrorKind::Full,
@@ -254,11 +263,19 @@ impl Desk {
     async fn write_ahead(&self, draft: Draft) -> Result<Outcome> {
         let parts = &self.parts;
         let is_named = !draft.lane.is_default();
-        let mut direct = if is_named { Direct::Alone } else { Direct::SideBySide };
+        let mut direct = if is_named {
+            Direct::Alone
+        } else {
+            Direct::SideBySide
+        };
         if !parts.may_try(&draft.origin, draft.principal.as_deref()) {
             direct = Direct::No;
         }
-        let turn = if is_named { Some(parts.turn(&draft.lane).await) } else { None };
+        let turn = if is_named {
+            Some(parts.turn(&draft.lane).await)
+        } else {
+            None
+        };
         let record = draft.record(parts.now())?;
         let outgoing = draft.outgoing(&record);
         let (reply, answer) = oneshot::channel();
@@ -288,9 +305,13 @@ impl Desk {
         reply: oneshot::Sender<Reply>,
         turn: Option<OwnedMutexGuard<()>>,
     ) {
-        let Some(mut reporter) = Reporter::new(self.reports.clone(), &record) else { return };
+        let Some(mut reporter) = Reporter::new(self.reports.clone(), &record) else {
+            return;
+        };
         reporter.hold(turn);
-        let kind = EventKind::Started { attempt: record.attempts };
+        let kind = EventKind::Started {
+            attempt: record.attempts,
+        };
         self.parts.hub.publish(&record, kind, self.parts.now());
         let (abort, registration) = AbortHandle::new_pair();
         let (id, origin) = (record.id, record.origin.clone());
@@ -305,7 +326,11 @@ impl Desk {
         let parts = &self.parts;
         let record = draft.record(parts.now())?;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
-        let turn = if draft.lane.is_default() { None } else { Some(parts.turn(&draft.lane).await) };
+        let turn = if draft.lane.is_default() {
+            None
+        } else {
+            Some(parts.turn(&draft.lane).await)
+        };
         if !may_try || self.is_lane_busy(&draft.lane).await? {
             return self.queue(record, draft.body).await.map(Outcome::Queued);
         }
@@ -334,7 +359,11 @@ impl Desk {
             let text = "the app set the vault offline, and this request may not be queued";
             return Err(Error::new(ErrorKind::Unreachable, text));
         }
-        let turn = if draft.lane.is_default() { None } else { Some(parts.turn(&draft.lane).await) };
+        let turn = if draft.lane.is_default() {
+            None
+        } else {
+            Some(parts.turn(&draft.lane).await)
+        };
         if self.is_lane_busy(&draft.lane).await? {
             let text = format!(
                 "the lane {:?} holds other actions, and this request may neither overtake them nor                  be queued behind them: name another lane, or allow queueing",
@@ -350,7 +379,10 @@ impl Desk {
             self.keep_gate(gate).await;
         }
         exchange.result.map(Outcome::Sent).map_err(|failure| {
-            let text = format!("the request got no answer ({}), and may not be queued", failure.kind());
+            let text = format!(
+                "the request got no answer ({}), and may not be queued",
+                failure.kind()
+            );
             Error::new(ErrorKind::Unreachable, text).with_source(failure)
         })
     }
@@ -361,10 +393,18 @@ impl Desk {
         record.attempts = 1;
         record.first_attempt = Some(now);
         record.last_attempt = Some(now);
-        record.state = State::InFlight { attempt: 1, epoch: 0 };
+        record.state = State::InFlight {
+            attempt: 1,
+            epoch: 0,
+        };
         let exchange = attempt::exchange(&self.parts, outgoing).await;
-        let plan =
-            attempt::conclude(&self.parts, &record, WireState::NeverSent, outgoing, &exchange);
+        let plan = attempt::conclude(
+            &self.parts,
+            &record,
+            WireState::NeverSent,
+            outgoing,
+            &exchange,
+        );
         self.parts.refresh_connection();
         (record, plan, exchange)
     }
@@ -417,35 +457,25 @@ async fn attempt_direct(
         }
     };
     let is_delivered = plan.settlement != Settlement::Returned;
-    let (response, answer) = split(&parts, &record, response, is_delivered).await;
+    let response = if is_delivered {
+        split(&parts, &record, response)
+    } else {
+        response
+    };
     // The caller may have dropped its future.
     drop(reply.send(Reply::Sent(response)));
-    reporter.finish(attempt::finished(&record, plan, answer));
+    reporter.finish(attempt::finished(&record, plan, None));
 }
 
-/// What the caller gets and what is kept. A short answer is read here and kept with the settle; a long or
-/// streamed one goes to the caller as it comes, and what passed by is kept at its end.
-async fn split(
-    parts: &Arc<Parts>,
-    record: &Record,
-    response: reqwest::Response,
-    is_delivered: bool,
-) -> (reqwest::Response, Option<Answer>) {
-    if !is_delivered {
-        return (response, None);
-    }
-    let is_short = |len| len <= Answer::BODY_BYTES_MAX as u64;
-    if response.content_length().is_some_and(is_short) {
-        let (response, answer) = read_short(response, parts.now()).await;
-        return (response, Some(answer));
-    }
-    let answer = head_of(&response, parts.now());
+/// What the caller gets. It streams as it comes; what passed by is kept when the body ended or was dropped.
+fn split(parts: &Arc<Parts>, record: &Record, response: reqwest::Response) -> reqwest::Response {
     let (parts, id) = (parts.clone(), record.id);
-    let response = tee(response, parts.now(), move |answer| {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    tee(response, &Keep::default(), parts.now(), move |answer| {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         runtime.spawn(async move { keep_later(&parts, id, &answer).await });
-    });
-    (response, Some(answer))
+    })
 }
 
 async fn keep_later(parts: &Parts, id: ActionId, answer: &Answer) {
@@ -468,7 +498,11 @@ fn after_failure(
 ) -> Record {
     let now = record.last_attempt.unwrap_or(record.created);
     let (due, counts, backoff_ms) = match settlement {
-        Settlement::Retry { due, counts, backoff_ms } => (due, counts, backoff_ms),
+        Settlement::Retry {
+            due,
+            counts,
+            backoff_ms,
+        } => (due, counts, backoff_ms),
         _ => (now, Counted::Yes, 0),
     };
     record.attempts_counted = u32::from(counts == Counted::Yes);

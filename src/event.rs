@@ -88,7 +88,10 @@ impl EventKind {
     /// True when nothing follows unless somebody acts: a per-action stream ends after it.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
-        !matches!(self, Self::Queued | Self::Started { .. } | Self::Failed { .. })
+        !matches!(
+            self,
+            Self::Queued | Self::Started { .. } | Self::Failed { .. }
+        )
     }
 }
 
@@ -145,7 +148,12 @@ impl EventHub {
     pub(crate) fn new(buffer: usize, totals: Totals) -> Self {
         let (events, _) = broadcast::channel(buffer);
         let (status, _) = watch::channel(Status::of(totals.counts, false));
-        Self { sequence: Mutex::new(0), events, status, commit: Mutex::new(totals.commit) }
+        Self {
+            sequence: Mutex::new(0),
+            events,
+            status,
+            commit: Mutex::new(totals.commit),
+        }
     }
 
     /// Publishes what happened to `record`, which is on disk in this form.
@@ -190,7 +198,10 @@ impl EventHub {
 
     /// All events from now on.
     pub(crate) fn subscribe(&self) -> Events {
-        let reader = Reader { events: self.events.subscribe(), missed: 0 };
+        let reader = Reader {
+            events: self.events.subscribe(),
+            missed: 0,
+        };
         Events::new(stream::unfold(reader, |mut reader| async move {
             let event = reader.next().await?;
             Some((event, reader))
@@ -220,7 +231,12 @@ fn known(record: &Record) -> Event {
             record.last_attempt.unwrap_or(record.created),
         ),
         State::Delivered { status, at } => (EventKind::Succeeded { status: *status }, *at),
-        State::Dead { reason, at } => (EventKind::DeadLettered { reason: reason.clone() }, *at),
+        State::Dead { reason, at } => (
+            EventKind::DeadLettered {
+                reason: reason.clone(),
+            },
+            *at,
+        ),
         State::Cancelled { at } => (EventKind::Cancelled, *at),
         State::Expired { at } => (EventKind::Expired, *at),
         State::Superseded { at } => (EventKind::Superseded, *at),
@@ -292,14 +308,26 @@ struct Follower {
 ///
 /// The reader subscribes before the store is read, and revisions tell what the store already told.
 pub(crate) async fn follow(hub: &EventHub, store: Arc<dyn Store>, find: Find) -> Result<Events> {
-    let reader = Reader { events: hub.events.subscribe(), missed: 0 };
-    let mut follower =
-        Follower { store, find, reader, ready: VecDeque::new(), revision: None, is_over: false };
+    let reader = Reader {
+        events: hub.events.subscribe(),
+        missed: 0,
+    };
+    let mut follower = Follower {
+        store,
+        find,
+        reader,
+        ready: VecDeque::new(),
+        revision: None,
+        is_over: false,
+    };
     follower.read_store(0).await?;
-    Ok(Events::new(stream::unfold(follower, |mut follower| async move {
-        let event = follower.next().await?;
-        Some((event, follower))
-    })))
+    Ok(Events::new(stream::unfold(
+        follower,
+        |mut follower| async move {
+            let event = follower.next().await?;
+            Some((event, follower))
+        },
+    )))
 }
 
 impl Follower {

@@ -33,7 +33,11 @@ impl Paging {
 
     pub(crate) fn query(&self, part: Part) -> Result<Query> {
         if !(1..=Query::LIMIT_MAX).contains(&self.limit) {
-            let text = format!("a page has 1 to {} items, not {}", Query::LIMIT_MAX, self.limit);
+            let text = format!(
+                "a page has 1 to {} items, not {}",
+                Query::LIMIT_MAX,
+                self.limit
+            );
             return Err(Error::invalid(text));
         }
         let mut query = Query::first(part, self.limit);
@@ -51,6 +55,12 @@ impl Default for Paging {
 
 impl<T> Listing<T> {
     pub(crate) fn new(items: Vec<T>, limit: usize, next: Option<Cursor>) -> Self {
-        Self { items, next: next.map(|after| Paging { after: Some(after), limit }) }
+        Self {
+            items,
+            next: next.map(|after| Paging {
+                after: Some(after),
+                limit,
+            }),
+        }
     }
 }

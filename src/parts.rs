@@ -77,7 +77,8 @@ pub enum Draining {
 
 pub(crate) type LetterCallback =
     Arc<dyn Fn(DeadLetter) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
-pub(crate) type LaneRule = Arc<dyn Fn(&crate::action::StoredRequest) -> Option<String> + Send + Sync>;
+pub(crate) type LaneRule =
+    Arc<dyn Fn(&crate::action::StoredRequest) -> Option<String> + Send + Sync>;
 
 /// Options that do not change while the vault lives.
 pub(crate) struct Options {
@@ -153,8 +154,14 @@ pub(crate) struct GateBook {
 
 impl GateBook {
     pub(crate) fn new(gates: Vec<Gate>) -> Self {
-        let gates = gates.into_iter().map(|gate| (gate.key.clone(), gate)).collect();
-        Self { gates, well: HashMap::new() }
+        let gates = gates
+            .into_iter()
+            .map(|gate| (gate.key.clone(), gate))
+            .collect();
+        Self {
+            gates,
+            well: HashMap::new(),
+        }
     }
 
     pub(crate) fn get(&self, key: &GateKey) -> Option<&Gate> {
@@ -245,7 +252,11 @@ impl Parts {
     ///
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) once a shutdown has begun.
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.is_closing.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(()) }
+        if self.is_closing.load(Ordering::Acquire) {
+            Err(Error::closed())
+        } else {
+            Ok(())
+        }
     }
 
     /// May a request to `origin` on behalf of `principal` be tried right now?
@@ -270,10 +281,15 @@ impl Parts {
                 let gate = gates.origin(&self.options.base_origin);
                 let is_away =
                     |gate: &Gate| gate.failures > 0 && gate.reason == GateReason::Unreachable;
-                if gate.is_some_and(is_away) { Connection::Offline } else { Connection::Online }
+                if gate.is_some_and(is_away) {
+                    Connection::Offline
+                } else {
+                    Connection::Online
+                }
             }
         };
-        self.connection.send_if_modified(|current| std::mem::replace(current, belief) != belief);
+        self.connection
+            .send_if_modified(|current| std::mem::replace(current, belief) != belief);
     }
 
     /// Takes the turn in a named lane: its direct sends go one at a time, in the order of the calls.
@@ -287,8 +303,15 @@ impl Parts {
     }
 
     /// Tells the app about a dead letter that is on disk. A panic in its callback is caught and logged.
-    pub(crate) fn announce_dead(&self, record: &Record, reason: &DeadReason, answer: Option<Answer>) {
-        let Some(callback) = self.options.on_dead_letter.clone() else { return };
+    pub(crate) fn announce_dead(
+        &self,
+        record: &Record,
+        reason: &DeadReason,
+        answer: Option<Answer>,
+    ) {
+        let Some(callback) = self.options.on_dead_letter.clone() else {
+            return;
+        };
         let action = match Action::of(record) {
             Ok(action) => action,
             Err(error) => {
@@ -296,7 +319,12 @@ impl Parts {
                 return;
             }
         };
-        let letter = DeadLetter { action, reason: reason.clone(), at: self.now(), answer };
+        let letter = DeadLetter {
+            action,
+            reason: reason.clone(),
+            at: self.now(),
+            answer,
+        };
         let id = record.id;
         tokio::spawn(async move {
             let call = AssertUnwindSafe(async move { callback(letter).await });

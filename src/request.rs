@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::Method;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
 use serde::Serialize;
 
@@ -84,9 +84,14 @@ impl RequestBuilder {
         V: TryInto<HeaderValue, Error: Into<http::Error>>,
     {
         self.edit(|request| {
-            let name = name.try_into().map_err(|e| bad("a header name is not usable", e.into()))?;
+            let name = name
+                .try_into()
+                .map_err(|e| bad("a header name is not usable", e.into()))?;
             let value = value.try_into().map_err(|e| {
-                bad(&format!("the value of the header {name} is not usable"), e.into())
+                bad(
+                    &format!("the value of the header {name} is not usable"),
+                    e.into(),
+                )
             })?;
             request.headers.append(name, value);
             Ok(())
@@ -146,7 +151,10 @@ impl RequestBuilder {
 
     fn content_type(self, value: &'static str) -> Self {
         self.edit(|request| {
-            request.headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(value));
+            request
+                .headers
+                .entry(CONTENT_TYPE)
+                .or_insert(HeaderValue::from_static(value));
             Ok(())
         })
     }
@@ -266,7 +274,11 @@ impl RequestBuilder {
         let origin = Origin::of(&request.url)?;
         options.allows(&origin)?;
         check_size("the body", self.body.len() as u64, options.body_bytes_max)?;
-        check_size("the URL", request.url.as_str().len() as u64, URL_BYTES_MAX as u64)?;
+        check_size(
+            "the URL",
+            request.url.as_str().len() as u64,
+            URL_BYTES_MAX as u64,
+        )?;
         let weigh = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
         let header_bytes = request.headers.iter().map(weigh).sum::<usize>();
         check_size("the headers", header_bytes as u64, HEADER_BYTES_MAX as u64)?;
@@ -280,9 +292,13 @@ impl RequestBuilder {
         }
         let (headers, own_credentials) = split_credentials(&request.headers);
         request.headers = headers;
-        let named = self.lane.or_else(|| options.lane_by.as_ref().and_then(|rule| rule(&request)));
+        let named = self
+            .lane
+            .or_else(|| options.lane_by.as_ref().and_then(|rule| rule(&request)));
         let lane = named.map_or_else(|| Ok(Lane::default_lane()), Lane::new)?;
-        let retries = self.max_retries.unwrap_or_else(|| options.policy.max_retries());
+        let retries = self
+            .max_retries
+            .unwrap_or_else(|| options.policy.max_retries);
         Ok(Draft {
             request,
             body: self.body,
@@ -291,7 +307,10 @@ impl RequestBuilder {
             lane,
             origin,
             principal: self.principal.map(|p| word("principal", p)).transpose()?,
-            coalesce: self.coalesce.map(|c| word("coalescing key", c)).transpose()?,
+            coalesce: self
+                .coalesce
+                .map(|c| word("coalescing key", c))
+                .transpose()?,
             priority: self.priority,
             attempts_max: retries.saturating_add(1),
             expires_in: self.expires_in,
@@ -350,7 +369,9 @@ fn check_size(what: &str, bytes: u64, max: u64) -> Result<()> {
     if bytes <= max {
         return Ok(());
     }
-    Err(Error::invalid(format!("{what} has {bytes} bytes, the limit is {max}")))
+    Err(Error::invalid(format!(
+        "{what} has {bytes} bytes, the limit is {max}"
+    )))
 }
 
 fn word(what: &str, text: String) -> Result<String> {

@@ -37,7 +37,12 @@ pub enum End {
 
 impl Ticket {
     pub(crate) fn of(parts: Arc<Parts>, record: &Record) -> Self {
-        Self { parts, id: record.id, key: record.effective_key(), lane: record.lane.clone() }
+        Self {
+            parts,
+            id: record.id,
+            key: record.effective_key(),
+            lane: record.lane.clone(),
+        }
     }
 
     /// The id.
@@ -117,7 +122,10 @@ impl Ticket {
     }
 
     fn forgotten(&self) -> Error {
-        let text = format!("action {} is not known: it was never queued here, or is forgotten", self.id);
+        let text = format!(
+            "action {} is not known: it was never queued here, or is forgotten",
+            self.id
+        );
         Error::new(ErrorKind::NotFound, text)
     }
 }

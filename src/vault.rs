@@ -173,7 +173,10 @@ impl SyncVault {
     }
 
     fn tell(&self, control: Control) -> Result<()> {
-        self.dispatch.control.send(control).map_err(|_| Error::closed())
+        self.dispatch
+            .control
+            .send(control)
+            .map_err(|_| Error::closed())
     }
 
     /// How many actions are queued or in flight. Kept, not scanned.
@@ -200,8 +203,16 @@ impl SyncVault {
     ///
     /// [`ErrorKind::Invalid`] for a page size outside 1 to 1000; storage errors.
     pub async fn pending_actions(&self, paging: Paging) -> Result<Listing<Action>> {
-        let page = self.parts().store.page(paging.query(Part::Pending)?).await?;
-        let actions = page.records.iter().map(Action::of).collect::<Result<Vec<_>>>()?;
+        let page = self
+            .parts()
+            .store
+            .page(paging.query(Part::Pending)?)
+            .await?;
+        let actions = page
+            .records
+            .iter()
+            .map(Action::of)
+            .collect::<Result<Vec<_>>>()?;
         Ok(Listing::new(actions, paging.limit(), page.next))
     }
 
@@ -255,15 +266,28 @@ impl SyncVault {
         }
         let now = parts.now();
         let gates = parts.gates();
-        if let Some(gate) = gates.origin(&record.origin).filter(|gate| gate.is_closed(now)) {
+        if let Some(gate) = gates
+            .origin(&record.origin)
+            .filter(|gate| gate.is_closed(now))
+        {
             let (reason, until) = (gate.reason, gate.closed_until);
-            return Ok(WhyPending::OriginWaits { origin: record.origin, reason, until });
+            return Ok(WhyPending::OriginWaits {
+                origin: record.origin,
+                reason,
+                until,
+            });
         }
         let principal = GateKey::Principal(record.principal);
         if let Some(gate) = gates.get(&principal).filter(|gate| gate.is_closed(now)) {
-            return Ok(WhyPending::PrincipalWaits { until: gate.closed_until });
+            return Ok(WhyPending::PrincipalWaits {
+                until: gate.closed_until,
+            });
         }
-        Ok(if due > now { WhyPending::Due { at: due } } else { WhyPending::Ready })
+        Ok(if due > now {
+            WhyPending::Due { at: due }
+        } else {
+            WhyPending::Ready
+        })
     }
 
     /// Takes a queued action back, if no byte of it can have left.
@@ -298,12 +322,18 @@ impl SyncVault {
     /// Storage errors; what was cancelled by then stays so.
     pub async fn clear_queue(&self) -> Result<Cleared> {
         let parts = self.parts();
-        let mut cleared = Cleared { cancelled: 0, maybe_sent: 0, in_flight: 0 };
+        let mut cleared = Cleared {
+            cancelled: 0,
+            maybe_sent: 0,
+            in_flight: 0,
+        };
         loop {
             let now = parts.now();
             let limit = Query::LIMIT_MAX;
             let amended = parts.store.amend(Amend::Clear { limit, now }).await?;
-            let Amended::Done(records) = amended else { break };
+            let Amended::Done(records) = amended else {
+                break;
+            };
             for record in &records {
                 cleared.cancelled += 1;
                 cleared.maybe_sent += u64::from(record.wire != WireState::NeverSent);

@@ -67,7 +67,10 @@ pub(crate) enum Control {
     /// The network may have changed.
     Hint,
     /// Stop: wait for running attempts until the deadline, then cut them off.
-    Shutdown { deadline: Duration, done: oneshot::Sender<Result<()>> },
+    Shutdown {
+        deadline: Duration,
+        done: oneshot::Sender<Result<()>>,
+    },
 }
 
 struct Running {
@@ -179,7 +182,11 @@ impl Worker {
         }
         let mut step = Advance::new(self.parts.now(), self.parts.options.retention);
         step.settle = self.finished.iter().map(|f| f.settle.clone()).collect();
-        step.gates = self.finished.iter().filter_map(|f| f.gate.clone()).collect();
+        step.gates = self
+            .finished
+            .iter()
+            .filter_map(|f| f.gate.clone())
+            .collect();
         step.gates.append(&mut self.gates.clone());
         step.lease = lease;
         let may_lease = step.lease.is_some();
@@ -203,7 +210,11 @@ impl Worker {
     fn lease_request(&self) -> Option<Lease> {
         let offline = *self.parts.mode.borrow() == ConnectivityMode::Offline;
         let on_request = self.parts.options.draining == Draining::OnRequest;
-        let slots = self.parts.options.max_in_flight.saturating_sub(self.running.len());
+        let slots = self
+            .parts
+            .options
+            .max_in_flight
+            .saturating_sub(self.running.len());
         let is_asked = !self.waiters.is_empty();
         let may = !self.parts.is_paused()
             && self.stopping.is_none()
@@ -234,7 +245,9 @@ impl Worker {
     fn set_timer(&mut self, done: &Advanced, may_lease: bool) {
         // What is due now and was not leased waits for a running attempt to end, not for time.
         let now = self.parts.now();
-        let due = done.next_due.filter(|due| may_lease && (*due > now || self.running.is_empty()));
+        let due = done
+            .next_due
+            .filter(|due| may_lease && (*due > now || self.running.is_empty()));
         let floor = now.after(Duration::from_millis(1));
         let due = due.map(|due| due.max(floor));
         self.timer = [due, done.next_expiry].into_iter().flatten().min();
@@ -257,18 +270,30 @@ impl Worker {
     }
 
     fn publish_settled(&mut self, finished: Finished, record: &Record, now: Timestamp) {
-        let Settle { result, status, error, answer, .. } = finished.settle;
+        let Settle {
+            result,
+            status,
+            error,
+            answer,
+            ..
+        } = finished.settle;
         let kind = match (&record.state, result) {
             (_, Settlement::Returned) => EventKind::Returned { status },
             (State::Delivered { status, .. }, _) => EventKind::Succeeded { status: *status },
             (State::Dead { reason, .. }, _) => {
                 let answer = answer.and_then(|bytes| Answer::decode(bytes).ok());
                 self.parts.announce_dead(record, reason, answer);
-                EventKind::DeadLettered { reason: reason.clone() }
+                EventKind::DeadLettered {
+                    reason: reason.clone(),
+                }
             }
             (State::Queued { due }, _) => {
                 let error = error.unwrap_or_default();
-                EventKind::Failed { error, status, next: *due }
+                EventKind::Failed {
+                    error,
+                    status,
+                    next: *due,
+                }
             }
             _ => return,
         };
@@ -291,11 +316,18 @@ impl Worker {
         for leased in leased {
             let record = &leased.record;
             let report_to = self.mail.report_to.clone();
-            let Some(reporter) = Reporter::new(report_to, record) else { continue };
-            let kind = EventKind::Started { attempt: record.attempts };
+            let Some(reporter) = Reporter::new(report_to, record) else {
+                continue;
+            };
+            let kind = EventKind::Started {
+                attempt: record.attempts,
+            };
             self.parts.hub.publish(record, kind, self.parts.now());
             let (abort, registration) = AbortHandle::new_pair();
-            let running = Running { origin: record.origin.clone(), abort };
+            let running = Running {
+                origin: record.origin.clone(),
+                abort,
+            };
             self.running.insert(record.id, running);
             let attempt = attempt::run(self.parts.clone(), leased, reporter);
             tokio::spawn(Abortable::new(attempt, registration).map(drop));
@@ -323,7 +355,12 @@ impl Worker {
     fn on_control(&mut self, control: Option<Control>) {
         match control {
             Some(Control::Drain(reply)) => {
-                let waiter = Waiter { reply, delivered: 0, retried: 0, dead: 0 };
+                let waiter = Waiter {
+                    reply,
+                    delivered: 0,
+                    retried: 0,
+                    dead: 0,
+                };
                 self.waiters.push(waiter);
                 self.force_unreachable();
                 self.is_hungry = true;
@@ -381,7 +418,7 @@ impl Worker {
         let mut gates = self.parts.gates();
         gates.answered_well(&origin, now);
         if let Some(gate) = gates.origin(&origin) {
-            let gate = open_gate(gate, now);
+            let gate = open_gate(gate.clone(), now);
             gates.set(gate.clone());
             self.gates.push(gate);
         }
@@ -396,9 +433,20 @@ impl Worker {
         let counts = *self.parts.hub.status().counts();
         let stopped = self.why_stopped(counts.pending, counts.blocked_lanes, next_due);
         for waiter in self.waiters.drain(..) {
-            let Waiter { reply, delivered, retried, dead } = waiter;
+            let Waiter {
+                reply,
+                delivered,
+                retried,
+                dead,
+            } = waiter;
             let remaining = counts.pending;
-            let report = DrainReport { delivered, retried, dead, remaining, stopped };
+            let report = DrainReport {
+                delivered,
+                retried,
+                dead,
+                remaining,
+                stopped,
+            };
             // Whoever asked may have gone.
             drop(reply.send(Ok(report)));
         }
@@ -407,7 +455,9 @@ impl Worker {
     fn why_stopped(&self, pending: u64, blocked: u64, next: Option<Timestamp>) -> Stopped {
         let is_away = {
             let gates = self.parts.gates();
-            gates.troubled().any(|gate| gate.reason == GateReason::Unreachable)
+            gates
+                .troubled()
+                .any(|gate| gate.reason == GateReason::Unreachable)
         };
         match next {
             _ if self.stopping.is_some() => Stopped::Closed,
@@ -427,7 +477,10 @@ impl Worker {
         let (wall_before, mono_before) = std::mem::replace(&mut self.seen, (wall, mono));
         let expected = wall_before.after(mono.duration_since(mono_before));
         if expected.since(wall) > TOLERANCE {
-            tracing::warn!(back_ms = expected.since(wall).as_millis(), "the clock was set back");
+            tracing::warn!(
+                back_ms = expected.since(wall).as_millis(),
+                "the clock was set back"
+            );
             let until = wall.after(self.parts.options.policy.wait_max());
             self.parts.store.amend(Amend::Hasten { until }).await?;
             self.is_hungry = true;
@@ -437,7 +490,8 @@ impl Worker {
 
     /// A full disk passes, a poisoned store does not. What finished is kept and settled later.
     fn survives(&mut self, error: &Error) -> bool {
-        if matches!(error.kind(), ErrorKind::Poisoned | ErrorKind::Closed) || self.stopping.is_some()
+        if matches!(error.kind(), ErrorKind::Poisoned | ErrorKind::Closed)
+            || self.stopping.is_some()
         {
             return false;
         }
@@ -461,7 +515,12 @@ impl Worker {
                 stopping.until = stopping.until.min(until);
                 stopping.done.extend(done);
             }
-            None => self.stopping = Some(Stopping { until, done: done.into_iter().collect() }),
+            None => {
+                self.stopping = Some(Stopping {
+                    until,
+                    done: done.into_iter().collect(),
+                })
+            }
         }
         self.parts.is_closing.store(true, Ordering::Release);
     }
@@ -488,7 +547,9 @@ impl Worker {
         }
         let failed = closed.err().map(|e| (e.kind(), e.to_string()));
         for done in self.stopping.into_iter().flat_map(|s| s.done) {
-            let result = failed.clone().map_or(Ok(()), |(kind, text)| Err(Error::new(kind, text)));
+            let result = failed
+                .clone()
+                .map_or(Ok(()), |(kind, text)| Err(Error::new(kind, text)));
             // Whoever asked may have gone.
             drop(done.send(result));
         }
@@ -500,7 +561,11 @@ impl Worker {
         self.abort_running();
         let text = error.to_string();
         for waiter in self.waiters.drain(..) {
-            drop(waiter.reply.send(Err(Error::new(error.kind(), text.clone()))));
+            drop(
+                waiter
+                    .reply
+                    .send(Err(Error::new(error.kind(), text.clone()))),
+            );
         }
         self.close().await;
     }

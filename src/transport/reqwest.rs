@@ -132,7 +132,12 @@ impl ReqwestTransport {
                 return Ok(response);
             };
             let status = response.status().as_u16();
-            match follow(&method, status, next.url(), location(response.headers())) {
+            match follow(
+                &method,
+                status,
+                next.url(),
+                response.headers().get(http::header::LOCATION),
+            ) {
                 Redirect::Follow(url) if hops < Self::REDIRECTS_MAX => *next.url_mut() = url,
                 _ => return Ok(response),
             }
@@ -146,10 +151,6 @@ impl Transport for ReqwestTransport {
     fn send(&self, request: Request) -> TransportFuture<'_> {
         Box::pin(self.travel(request))
     }
-}
-
-fn location(headers: &HeaderMap) -> Option<&str> {
-    headers.get(LOCATION)?.to_str().ok()
 }
 
 fn body_bytes(request: &Request) -> Option<u64> {
