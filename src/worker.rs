@@ -16,7 +16,7 @@ use crate::action::{ActionId, Answer, Origin, Record, State};
 use crate::attempt::{self, Finished, Reply, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::connectivity::{NetworkChanges, Reach};
-use crate::decide::{GateKey, GateReason, Settlement, open_gate};
+use crate::decide::{Gate, GateKey, GateReason, Settlement, open_gate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Draining, Parts, sleep_until};
@@ -66,6 +66,8 @@ pub(crate) enum Control {
     Drain(oneshot::Sender<Result<DrainReport>>),
     /// The network may have changed.
     Hint,
+    /// Answer when nothing is pending.
+    Idle(oneshot::Sender<()>),
     /// Stop: wait for running attempts until the deadline, then cut them off.
     Shutdown {
         deadline: Duration,
@@ -106,8 +108,10 @@ pub(crate) struct Worker {
     probing: HashSet<Origin>,
     running: HashMap<ActionId, Running>,
     finished: Vec<Finished>,
-    gates: Vec<crate::decide::Gate>,
+    gates: Vec<Gate>,
     waiters: Vec<Waiter>,
+    idlers: Vec<oneshot::Sender<()>>,
+    has_handles: bool,
     forced: Vec<Origin>,
     stopping: Option<Stopping>,
     is_hungry: bool,
@@ -130,6 +134,8 @@ impl Worker {
             finished: Vec::new(),
             gates: Vec::new(),
             waiters: Vec::new(),
+            idlers: Vec::new(),
+            has_handles: true,
             forced: Vec::new(),
             stopping: None,
             is_hungry: true,
@@ -147,6 +153,7 @@ impl Worker {
                 Err(error) if self.survives(&error) => {}
                 Err(error) => return self.give_up(error).await,
             }
+            self.answer_idlers();
             if self.is_done() {
                 return self.close().await;
             }
@@ -161,7 +168,7 @@ impl Worker {
         let stop_at = self.stopping.as_ref().map(|s| s.until);
         tokio::select! {
             Some(report) = self.mail.reports.recv() => self.on_report(report),
-            control = self.mail.control.recv() => self.on_control(control),
+            control = self.mail.control.recv(), if self.has_handles => self.on_control(control),
             () = self.parts.wake.notified() => self.is_hungry = true,
             Some(_) = self.changes.next() => self.probe(),
             Some(probed) = self.probes.join_next() => self.on_probed(probed.ok()),
@@ -258,6 +265,18 @@ impl Worker {
         let finished = std::mem::take(&mut self.finished);
         for (finished, record) in finished.into_iter().zip(&done.settled) {
             self.running.remove(&finished.settle.id);
+            // A poison request makes a gateway answer 502 for ever. Only another answer of the origin tells
+            // that from an outage, and behind this action there may be none: ask.
+            if let Some(Gate {
+                key: GateKey::Origin(origin),
+                reason,
+                failures,
+                ..
+            }) = &finished.gate
+                && (*reason, *failures > 0) == (GateReason::Unavailable, true)
+            {
+                self.probe_origin(origin.clone());
+            }
             if let Some(record) = record {
                 self.publish_settled(finished, record, now);
             }
@@ -362,29 +381,30 @@ impl Worker {
                     dead: 0,
                 };
                 self.waiters.push(waiter);
-                self.force_unreachable();
+                // Called by hand: the caller may know better than our belief.
+                self.forced = self.origins_closed_for(GateReason::Unreachable);
                 self.is_hungry = true;
             }
             Some(Control::Hint) => {
                 self.probe();
                 self.is_hungry = true;
             }
+            Some(Control::Idle(idler)) => self.idlers.push(idler),
             Some(Control::Shutdown { deadline, done }) => self.stop(deadline, Some(done)),
-            None => self.stop(Duration::ZERO, None),
+            None => {
+                self.has_handles = false;
+                self.stop(Duration::ZERO, None);
+            }
         }
     }
 
-    /// Called by hand, the caller may know better than our belief that an origin is not there.
-    fn force_unreachable(&mut self) {
+    fn origins_closed_for(&self, reason: GateReason) -> Vec<Origin> {
         let gates = self.parts.gates();
-        self.forced = gates
-            .troubled()
-            .filter(|gate| gate.reason == GateReason::Unreachable)
-            .filter_map(|gate| match &gate.key {
-                GateKey::Origin(origin) => Some(origin.clone()),
-                _ => None,
-            })
-            .collect();
+        let origins = gates.troubled().filter_map(|gate| match &gate.key {
+            GateKey::Origin(origin) if gate.reason == reason => Some(origin.clone()),
+            _ => None,
+        });
+        origins.collect()
     }
 
     /// Asks each unreachable origin whether it is back. Only when something hinted at it.
@@ -392,15 +412,18 @@ impl Worker {
         if *self.parts.mode.borrow() != ConnectivityMode::Auto {
             return;
         }
-        self.force_unreachable();
-        for origin in std::mem::take(&mut self.forced) {
-            if self.probing.insert(origin.clone()) {
-                let parts = self.parts.clone();
-                self.probes.spawn(async move {
-                    let reach = parts.connectivity.probe(origin.clone()).await;
-                    (origin, reach)
-                });
-            }
+        for origin in self.origins_closed_for(GateReason::Unreachable) {
+            self.probe_origin(origin);
+        }
+    }
+
+    fn probe_origin(&mut self, origin: Origin) {
+        if self.probing.insert(origin.clone()) {
+            let parts = self.parts.clone();
+            self.probes.spawn(async move {
+                let reach = parts.connectivity.probe(origin.clone()).await;
+                (origin, reach)
+            });
         }
     }
 
@@ -483,6 +506,7 @@ impl Worker {
             );
             let until = wall.after(self.parts.options.policy.wait_max());
             self.parts.store.amend(Amend::Hasten { until }).await?;
+            self.parts.gates().hasten(until);
             self.is_hungry = true;
         }
         Ok(())
@@ -536,7 +560,19 @@ impl Worker {
     }
 
     fn is_done(&self) -> bool {
-        self.stopping.is_some() && self.running.is_empty() && self.finished.is_empty()
+        self.stopping.is_some()
+            && self.running.is_empty()
+            && self.finished.is_empty()
+            && self.mail.reports.is_empty()
+    }
+
+    fn answer_idlers(&mut self) {
+        if self.parts.hub.status().counts().pending == 0 {
+            for idler in self.idlers.drain(..) {
+                // Whoever asked may have gone.
+                drop(idler.send(()));
+            }
+        }
     }
 
     async fn close(mut self) {
@@ -545,6 +581,7 @@ impl Worker {
         if let Err(error) = &closed {
             tracing::error!(%error, "the store did not close well");
         }
+        self.parts.hub.close();
         let failed = closed.err().map(|e| (e.kind(), e.to_string()));
         for done in self.stopping.into_iter().flat_map(|s| s.done) {
             let result = failed
