@@ -166,7 +166,7 @@ where
 /// | --- | --- | --- |
 /// | 2xx; 304 to a GET or HEAD | delivered | |
 /// | 429 | retry, the origin waits | no |
-/// | 407, 502, 503, 504, 520-530 | retry, the origin waits | if the origin is well otherwise and no `Retry-After` came |
+/// | 407, 502, 503, 504, 520-530 | retry, the origin waits | if the origin is well otherwise, without `Retry-After` |
 /// | 408, 423, 425, 500, 501, 505-599 | retry | yes |
 /// | 1xx, and under 100 or over 599 | retry | yes |
 /// | 409 after an unanswered attempt | retry | yes |
@@ -253,3 +253,6 @@ fn of_failure(kind: FailureKind) -> Verdict {
         FailureKind::Local => retry(Counted::No),
     }
 }
+
+#[cfg(test)]
+mod tests;
