@@ -176,6 +176,15 @@ where
 /// | timeout or break after bytes may have left | retry | yes |
 ///
 /// A `Retry-After` is honoured on every retry, at most `retry_after_max`.
+///
+/// ```
+/// # use syncvault::{action::Origin, clock::Timestamp, decide::*};
+/// # use std::time::Duration;
+/// let origin = Origin::from_stored("https://api.example.com:443");
+/// let lost = Observed::Failure(FailureKind::Dns);
+/// let seen = Observation::new(&http::Method::POST, &origin, lost, Timestamp::EPOCH);
+/// assert_eq!(verdict(&seen, Duration::from_secs(3600)), Verdict::Unreachable);
+/// ```
 #[must_use]
 pub fn verdict(observation: &Observation<'_>, retry_after_max: Duration) -> Verdict {
     match observation.observed {
