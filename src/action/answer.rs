@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::frame::{Frame, FrameKind};
+use super::id::ActionId;
 use crate::clock::Timestamp;
+use crate::error::Result;
 
 /// The kept part of an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,27 @@ impl Answer {
             is_truncated: false,
             at,
         }
+    }
+
+    /// The bytes a store keeps.
+    ///
+    /// # Errors
+    ///
+    /// Never for an answer within [`Answer::BODY_BYTES_MAX`].
+    pub fn encode(&self, id: ActionId) -> Result<Bytes> {
+        Frame::encode(FrameKind::Answer, id, 0, self, &self.body).map(Bytes::from)
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) when it is damaged or newer than this version.
+    pub fn decode(bytes: Bytes) -> Result<Self> {
+        let frame = Frame::decode(bytes)?;
+        let mut answer: Self = frame.fields()?;
+        answer.body = frame.content;
+        Ok(answer)
     }
 
     /// The value of a kept header; the name in any case.

@@ -8,6 +8,7 @@ mod ledger;
 mod record;
 mod request;
 mod state;
+mod view;
 
 pub use answer::Answer;
 pub use body::{Body, BodyFile};
@@ -17,3 +18,4 @@ pub use ledger::{Counts, Ledger};
 pub use record::Record;
 pub use request::StoredRequest;
 pub use state::{Change, DeadReason, IllegalChange, State, WireState, transition};
+pub use view::Action;

@@ -59,6 +59,9 @@ pub struct Record {
     /// When the newest attempt started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_attempt: Option<Timestamp>,
+    /// When the attempt before the newest one started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_attempt: Option<Timestamp>,
     /// The wait that the newest failure set, in milliseconds.
     #[serde(default)]
     pub backoff_ms: u64,
@@ -120,6 +123,7 @@ impl Record {
             expires: None,
             first_attempt: None,
             last_attempt: None,
+            previous_attempt: None,
             backoff_ms: 0,
             last_status: None,
             last_error: None,
@@ -137,6 +141,21 @@ impl Record {
     #[must_use]
     pub fn weight(&self) -> u64 {
         self.body_bytes + self.content.len() as u64
+    }
+
+    /// Attempt and epoch of its lease; zeros when it is not in flight, which no lease has.
+    #[must_use]
+    pub fn lease(&self) -> (u32, u64) {
+        match self.state {
+            State::InFlight { attempt, epoch } => (attempt, epoch),
+            _ => (0, 0),
+        }
+    }
+
+    /// The idempotency key: the caller's, or the id.
+    #[must_use]
+    pub fn effective_key(&self) -> String {
+        self.key.clone().unwrap_or_else(|| self.id.to_string())
     }
 
     /// The earliest time of the next attempt, for a queued action.

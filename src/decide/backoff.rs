@@ -106,6 +106,12 @@ impl Backoff {
         self.base.saturating_mul(factor).min(self.cap)
     }
 
+    /// The longest wait.
+    #[must_use]
+    pub const fn cap(&self) -> Duration {
+        self.cap
+    }
+
     /// Checks that the waits make sense.
     ///
     /// # Errors

@@ -67,6 +67,38 @@ pub fn key_header_value(key: &str, form: KeyForm) -> Result<HeaderValue> {
         .map_err(|e| Error::invalid("an idempotency key does not fit a header").with_source(e))
 }
 
+/// The key in a header that a caller wrote itself, in either form.
+///
+/// # Errors
+///
+/// As [`check_key`]; a value that starts with a quote must end with one.
+pub fn key_from_header(value: &HeaderValue) -> Result<String> {
+    let not_text = |e| Error::invalid("an idempotency key holds visible ASCII").with_source(e);
+    let text = value.to_str().map_err(not_text)?.trim();
+    let key = match text.strip_prefix('"') {
+        None => text.to_owned(),
+        Some(rest) => unquoted(rest).ok_or_else(|| {
+            Error::invalid("an idempotency key that starts with a quote must be a whole string")
+        })?,
+    };
+    check_key(&key)?;
+    Ok(key)
+}
+
+fn unquoted(rest: &str) -> Option<String> {
+    let inner = rest.strip_suffix('"')?;
+    let mut key = String::with_capacity(inner.len());
+    let mut characters = inner.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => return None,
+            '\\' => key.push(characters.next().filter(|c| matches!(c, '"' | '\\'))?),
+            plain => key.push(plain),
+        }
+    }
+    Some(key)
+}
+
 fn quoted(key: &str) -> String {
     let mut text = String::with_capacity(key.len() + 2);
     text.push('"');
@@ -123,6 +155,20 @@ mod tests {
     fn an_error_does_not_repeat_the_key() {
         let error = key_header_value("secret\n", KeyForm::Bare).expect_err("newline");
         assert!(!format!("{error:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_key_in_a_header_is_read_in_either_form() {
+        for key in ["job_123", r#"say "hi" \ there"#] {
+            for form in [KeyForm::Bare, KeyForm::Quoted] {
+                let value = key_header_value(key, form).expect("value");
+                assert_eq!(key_from_header(&value).expect("key"), key);
+            }
+        }
+        for bad in [r#""open"#, r#""a"b""#, r#""a\x""#, "", r#"""#] {
+            let value = HeaderValue::from_str(bad).expect("value");
+            assert!(key_from_header(&value).is_err(), "{bad}");
+        }
     }
 
     /// Reads a string of RFC 9651, section 4.2.5, written from its steps and not from `quoted`.

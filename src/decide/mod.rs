@@ -17,7 +17,7 @@ pub use backoff::Backoff;
 pub use dice::Dice;
 pub use failure::FailureKind;
 pub use gate::{Gate, GateKey, GateReason, merge_gates, open_gate};
-pub use key::{KEY_BYTES_MAX, KeyForm, check_key, key_header_value};
+pub use key::{KEY_BYTES_MAX, KeyForm, check_key, key_from_header, key_header_value};
 pub use plan::{Plan, Situation, plan};
 pub use policy::RetryPolicy;
 pub use redirect::{REDIRECTS_MAX, Redirect, follow};

@@ -58,6 +58,15 @@ impl RetryPolicy {
         self.max_retries.saturating_add(1)
     }
 
+    /// The longest wait that these rules can ask for.
+    #[must_use]
+    pub fn wait_max(&self) -> Duration {
+        self.backoff
+            .cap()
+            .max(self.origin_backoff.cap())
+            .max(self.retry_after_max)
+    }
+
     /// Checks that the rules make sense.
     ///
     /// # Errors

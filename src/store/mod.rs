@@ -89,6 +89,8 @@ pub struct Opened {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
+    /// Grows with every commit of this run: of two, the one with the larger number is newer.
+    pub commit: u64,
     /// What is there now.
     pub counts: Counts,
     /// Where everything went.
@@ -103,6 +105,8 @@ pub struct LaneTotals {
     pub pending: u64,
     /// In flight, a part of `pending`.
     pub in_flight: u64,
+    /// In flight since they were added, a part of `in_flight`: direct sends, which stand in nobody's way.
+    pub direct: u64,
     /// The first unsettled action.
     pub head: Option<ActionId>,
     /// The dead letter that blocks the lane.
@@ -152,7 +156,7 @@ pub enum Direct {
     No,
     /// Yes, if its lane holds nothing at all and its gates are open.
     Alone,
-    /// Yes, if its lane has nothing queued (others may be in flight) and its gates are open.
+    /// Yes, if all that its lane holds are other direct sends in flight, and its gates are open.
     SideBySide,
 }
 
@@ -325,9 +329,10 @@ pub struct Advanced {
     pub leased: Vec<Leased>,
     /// Actions that expired on the way.
     pub expired: Vec<Record>,
-    /// The earliest time at which something can be leased or expires, gates included, as far as time alone can tell.
-    /// Nothing when only an event can help.
+    /// The earliest time at which something can be leased, gates included. Nothing when time alone cannot help.
     pub next_due: Option<Timestamp>,
+    /// The earliest time at which a queued action expires.
+    pub next_expiry: Option<Timestamp>,
     /// Counts and ledger after it.
     pub totals: Totals,
 }

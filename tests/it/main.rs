@@ -1,4 +1,4 @@
-//! The one integration binary. `chaos_server` is the server that misbehaves on request; the rest are stories.
+//! The one integration test binary; one module per story. `chaos_server` is the server that misbehaves on request.
 
 mod chaos_server;
 mod transport;

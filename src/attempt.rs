@@ -1,0 +1,402 @@
+//! One attempt: build the request, stamp credentials, send, judge what came back. It writes nothing:
+//! it ends in a [`Finished`], which the worker settles. A dropped or panicked attempt still reports.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{OwnedMutexGuard, oneshot};
+
+use crate::action::{ActionId, Answer, Body, DeadReason, Origin, Record, StoredRequest, WireState};
+use crate::decide::{
+    Counted, DeadLane, FailureKind, Gate, GateKey, Observation, Observed, OriginWell, Plan,
+    Settlement, Situation, Stamp, is_good_answer, key_header_value, plan, verdict,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::parts::Parts;
+use crate::store::{Leased, Settle};
+use crate::transport::{Keep, TransportFailure, keep};
+
+/// A request that can be put on the wire, again and again with the same bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) request: StoredRequest,
+    pub(crate) body: Bytes,
+    /// The idempotency key to send, if any.
+    pub(crate) key: Option<String>,
+    /// Credentials that the caller put on this one request. They are never stored.
+    pub(crate) own_credentials: HeaderMap,
+    pub(crate) principal: Option<String>,
+}
+
+/// What came back from the wire.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) result: Result<reqwest::Response, TransportFailure>,
+    pub(crate) stamp: Stamp,
+}
+
+/// The end of one attempt, to be settled.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) settle: Settle,
+    pub(crate) origin: Origin,
+    pub(crate) gate: Option<Gate>,
+    /// Who waits to hear that it is queued: a direct send that could not be delivered.
+    pub(crate) reply: Option<oneshot::Sender<Reply>>,
+    /// The turn of a named lane, given back after the settle.
+    pub(crate) turn: Option<OwnedMutexGuard<()>>,
+}
+
+/// What a direct send hears.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// The server's answer, for the caller.
+    Sent(reqwest::Response),
+    /// The attempt is settled, and the action stays in the vault.
+    Settled,
+}
+
+/// What attempts tell the worker.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// A direct send runs.
+    Started {
+        id: ActionId,
+        origin: Origin,
+        abort: futures_util::future::AbortHandle,
+    },
+    /// An attempt ended.
+    Finished(Box<Finished>),
+}
+
+/// Reports the end of an attempt exactly once: also when the attempt is dropped or panics.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    reports: UnboundedSender<Report>,
+    interrupted: Option<Finished>,
+}
+
+impl Reporter {
+    /// For an attempt of `record`, which is in flight. Nothing when it is not.
+    pub(crate) fn new(reports: UnboundedSender<Report>, record: &Record) -> Option<Self> {
+        let due = record.last_attempt.unwrap_or(record.created);
+        let retry = Settlement::Retry {
+            due,
+            counts: Counted::No,
+            backoff_ms: record.backoff_ms,
+        };
+        let mut settle = Settle::of(record, retry, WireState::MaybeSent)?;
+        settle.error = Some("the attempt was cut off".to_owned());
+        let origin = record.origin.clone();
+        let interrupted = Finished {
+            settle,
+            origin,
+            gate: None,
+            reply: None,
+            turn: None,
+        };
+        Some(Self {
+            reports,
+            interrupted: Some(interrupted),
+        })
+    }
+
+    /// Hands the lane's turn over, to be given back after the settle.
+    pub(crate) fn hold(&mut self, turn: Option<OwnedMutexGuard<()>>) {
+        if let Some(interrupted) = &mut self.interrupted {
+            interrupted.turn = turn;
+        }
+    }
+
+    pub(crate) fn finish(mut self, mut finished: Finished) {
+        if let Some(interrupted) = self.interrupted.take() {
+            finished.turn = interrupted.turn;
+            self.send(finished);
+        }
+    }
+
+    fn send(&self, finished: Finished) {
+        // The worker is gone only when the vault is closed: the lease is then taken back at open.
+        drop(self.reports.send(Report::Finished(Box::new(finished))));
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        if let Some(interrupted) = self.interrupted.take() {
+            self.send(interrupted);
+        }
+    }
+}
+
+impl Outgoing {
+    /// The request of a leased action.
+    pub(crate) async fn of(parts: &Parts, record: &Record, body: &Body) -> Result<Self> {
+        let request = StoredRequest::decode(&record.content)?;
+        let key = wire_key(&request, record);
+        let body = load(body).await?;
+        let principal = record.principal.clone();
+        if body.len() as u64 != record.body_bytes {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "the stored body has another length",
+            ));
+        }
+        parts.options.allows(&record.origin)?;
+        Ok(Self {
+            request,
+            body,
+            key,
+            own_credentials: HeaderMap::new(),
+            principal,
+        })
+    }
+
+    fn build(&self, parts: &Parts) -> Result<reqwest::Request, TransportFailure> {
+        let url = self.request.url.clone();
+        let mut request = reqwest::Request::new(self.request.method.clone(), url);
+        *request.headers_mut() = self.request.headers.clone();
+        for (name, value) in &self.own_credentials {
+            request.headers_mut().append(name.clone(), value.clone());
+        }
+        if let Some(key) = &self.key {
+            let value = key_header_value(key, parts.options.key_form)
+                .map_err(|e| TransportFailure::new(FailureKind::Invalid).with_source(e))?;
+            request
+                .headers_mut()
+                .insert(parts.options.key_header.clone(), value);
+        }
+        *request.timeout_mut() = self.request.timeout;
+        if !self.body.is_empty() {
+            *request.body_mut() = Some(self.body.clone().into());
+        }
+        Ok(request)
+    }
+}
+
+/// The key that goes on the wire: always for methods that change something, else only the caller's own.
+pub(crate) fn wire_key(request: &StoredRequest, record: &Record) -> Option<String> {
+    match (&record.key, request.method.is_safe()) {
+        (Some(key), _) => Some(key.clone()),
+        (None, false) => Some(record.id.to_string()),
+        (None, true) => None,
+    }
+}
+
+async fn load(body: &Body) -> Result<Bytes> {
+    let file = match body {
+        Body::Bytes(bytes) => return Ok(bytes.clone()),
+        Body::File(file) => file,
+    };
+    let bytes = tokio::fs::read(&file.path).await.map_err(|e| {
+        Error::new(ErrorKind::Storage, "a stored body cannot be read").with_source(e)
+    })?;
+    if bytes.len() as u64 != file.bytes || crc32c::crc32c(&bytes) != file.crc32c {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "a stored body fails its checksum",
+        ));
+    }
+    Ok(bytes.into())
+}
+
+/// Puts the request on the wire, once; twice when a 401 could be answered with fresh credentials.
+pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
+    let desk = parts
+        .desk
+        .as_ref()
+        .filter(|_| outgoing.own_credentials.is_empty());
+    let mut request = match outgoing.build(parts) {
+        Ok(request) => request,
+        Err(failure) => {
+            return Exchange {
+                result: Err(failure),
+                stamp: Stamp::None,
+            };
+        }
+    };
+    let Some(desk) = desk else {
+        let result = parts.transport.send(request).await;
+        return Exchange {
+            result,
+            stamp: Stamp::None,
+        };
+    };
+    let principal = outgoing.principal.as_deref();
+    let stamped = match desk.stamp(&mut request, principal).await {
+        Ok(stamped) => stamped,
+        Err(failure) => {
+            return Exchange {
+                result: Err(failure),
+                stamp: Stamp::Current,
+            };
+        }
+    };
+    let first = parts.transport.send(request).await;
+    let is_refused = |r: &reqwest::Response| r.status() == StatusCode::UNAUTHORIZED;
+    if !first.as_ref().is_ok_and(is_refused) {
+        return Exchange {
+            result: first,
+            stamp: Stamp::Current,
+        };
+    }
+    let Ok(mut again) = outgoing.build(parts) else {
+        return Exchange {
+            result: first,
+            stamp: Stamp::Current,
+        };
+    };
+    match desk.refresh(stamped, &mut again).await {
+        Ok(_) => Exchange {
+            result: parts.transport.send(again).await,
+            stamp: Stamp::Refreshed,
+        },
+        Err(_) => Exchange {
+            result: first,
+            stamp: Stamp::Current,
+        },
+    }
+}
+
+/// Judges an exchange and plans what to write. Remembers what it says about the origin.
+pub(crate) fn conclude(
+    parts: &Parts,
+    record: &Record,
+    wire_before: WireState,
+    outgoing: &Outgoing,
+    exchange: &Exchange,
+) -> Plan {
+    let now = parts.now();
+    let observed = match &exchange.result {
+        Ok(response) => Observed::Answer {
+            status: response.status().as_u16(),
+            headers: response.headers(),
+        },
+        Err(failure) => Observed::Failure(failure.kind()),
+    };
+    let mut gates = parts.gates();
+    let well = match (gates.well_since(&record.origin), record.previous_attempt) {
+        (Some(well), Some(previous)) if well > previous => OriginWell::Yes,
+        _ => OriginWell::No,
+    };
+    let method = &outgoing.request.method;
+    let mut observation = Observation::new(method, &record.origin, observed, now);
+    observation.wire_before = wire_before;
+    observation.credentials = exchange.stamp;
+    observation.origin_well_since = well;
+    let own = parts
+        .options
+        .classifier
+        .as_ref()
+        .and_then(|c| c.classify(&observation));
+    let retry_after_max = parts.options.policy.retry_after_max;
+    let verdict = own.unwrap_or_else(|| verdict(&observation, retry_after_max));
+    let gate = gates.origin(&record.origin).cloned();
+    let principal_gate = gates
+        .get(&GateKey::Principal(record.principal.clone()))
+        .cloned();
+    let situation = Situation {
+        record,
+        wire_before,
+        gate: gate.as_ref(),
+        principal_gate: principal_gate.as_ref(),
+        verdict: &verdict,
+        observed: &observation.observed,
+        now,
+    };
+    let plan = plan(&situation, &parts.options.policy, &mut parts.dice());
+    if observation.observed.status().is_some_and(is_good_answer) {
+        gates.answered_well(&record.origin, now);
+    }
+    if let Some(gate) = &plan.gate {
+        gates.set(gate.clone());
+    }
+    tracing::debug!(
+        action = %record.id, attempt = record.attempts, status = plan.status, verdict = ?verdict,
+        "attempt judged"
+    );
+    plan
+}
+
+/// Runs the attempt of a leased action and reports its end.
+pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
+    let Leased {
+        record,
+        wire_before,
+        body,
+        ..
+    } = leased;
+    let outgoing = match Outgoing::of(&parts, &record, &body).await {
+        Ok(outgoing) => outgoing,
+        Err(error) => return reporter.unsendable(&record, wire_before, &error),
+    };
+    let exchange = exchange(&parts, &outgoing).await;
+    let plan = conclude(&parts, &record, wire_before, &outgoing, &exchange);
+    let is_kept = matches!(
+        plan.settlement,
+        Settlement::Delivered { .. } | Settlement::Dead { .. }
+    );
+    let answer = match exchange.result {
+        Ok(response) => Some(keep(response, &Keep::default(), parts.now()).await),
+        Err(_) => None,
+    };
+    reporter.finish(finished(&record, plan, answer.filter(|_| is_kept)));
+}
+
+impl Reporter {
+    fn unsendable(self, record: &Record, wire_before: WireState, error: &Error) {
+        tracing::error!(action = %record.id, %error, "an action cannot be sent");
+        let settlement = match error.kind() {
+            ErrorKind::Storage => Settlement::Retry {
+                due: record
+                    .last_attempt
+                    .unwrap_or(record.created)
+                    .after(STORAGE_PAUSE),
+                counts: Counted::Yes,
+                backoff_ms: 0,
+            },
+            _ => Settlement::Dead {
+                reason: DeadReason::Unsendable {
+                    detail: error.to_string(),
+                },
+                lane: DeadLane::Skip,
+            },
+        };
+        let error = Some(error.to_string());
+        let plan = Plan {
+            settlement,
+            wire: wire_before,
+            gate: None,
+            status: None,
+            error,
+        };
+        self.finish(finished(record, plan, None));
+    }
+}
+
+const STORAGE_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The result of `plan`, ready to be settled. `record` is in flight: the lease is read from it.
+pub(crate) fn finished(record: &Record, plan: Plan, answer: Option<Answer>) -> Finished {
+    let (attempt, epoch) = record.lease();
+    let answer = answer.and_then(|answer| answer.encode(record.id).ok());
+    let settle = Settle {
+        id: record.id,
+        attempt,
+        epoch,
+        result: plan.settlement,
+        wire: plan.wire,
+        status: plan.status,
+        error: plan.error,
+        answer,
+    };
+    Finished {
+        settle,
+        origin: record.origin.clone(),
+        gate: plan.gate,
+        reply: None,
+        turn: None,
+    }
+}

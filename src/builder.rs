@@ -1,0 +1,498 @@
+//! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
+
+use std::fmt;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::HeaderName;
+use reqwest::Url;
+use tokio::sync::mpsc;
+
+use crate::action::{Origin, StoredRequest};
+use crate::clock::{Clock, SystemClock};
+use crate::connectivity::{Connectivity, ProbeConnectivity};
+use crate::decide::{Backoff, Classifier, Counted, DeadLane, Dice, KeyForm, RetryPolicy};
+use crate::dispatch::{Desk, Dispatch};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventHub;
+use crate::parts::{
+    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Parts, Seams,
+};
+use crate::request::check_url;
+use crate::store::{Amend, Limits, Opened, Retention, Store};
+use crate::transport::{CredentialDesk, CredentialProvider, ReqwestTransport, Timeouts, Transport};
+use crate::vault::SyncVault;
+use crate::worker::{Mail, Worker};
+
+/// Builds a [`SyncVault`]. Every option has a default that is safe.
+#[must_use = "a builder does nothing until `build()`"]
+pub struct SyncVaultBuilder {
+    base_url: String,
+    storage_path: Option<PathBuf>,
+    store: Option<Arc<dyn Store>>,
+    client: Option<reqwest::Client>,
+    transport: Option<Arc<dyn Transport>>,
+    connectivity: Option<Arc<dyn Connectivity>>,
+    clock: Arc<dyn Clock>,
+    timeouts: Timeouts,
+    policy: RetryPolicy,
+    limits: Limits,
+    body_bytes_max: u64,
+    max_in_flight: usize,
+    retention: Retention,
+    key_header: String,
+    key_form: KeyForm,
+    event_buffer: usize,
+    draining: Draining,
+    allowed: Vec<String>,
+    desk: Option<CredentialDesk>,
+    classifier: Option<Arc<dyn Classifier>>,
+    lane_by: Option<LaneRule>,
+    on_dead_letter: Option<LetterCallback>,
+    seed: Option<u64>,
+}
+
+impl fmt::Debug for SyncVaultBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SyncVaultBuilder")
+            .field("storage_path", &self.storage_path)
+            .field("timeouts", &self.timeouts)
+            .field("policy", &self.policy)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SyncVault {
+    /// A vault for the server at `base_url`, an `http` or `https` URL. Relative paths of requests join it.
+    pub fn builder(base_url: impl Into<String>) -> SyncVaultBuilder {
+        SyncVaultBuilder::new(base_url.into())
+    }
+
+    /// Opens the vault in the directory `path`, with the default store and default options.
+    ///
+    /// # Errors
+    ///
+    /// As [`SyncVaultBuilder::build`].
+    pub async fn open(base_url: impl Into<String>, path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder(base_url).storage_path(path).build().await
+    }
+}
+
+impl SyncVaultBuilder {
+    fn new(base_url: String) -> Self {
+        Self {
+            base_url,
+            storage_path: None,
+            store: None,
+            client: None,
+            transport: None,
+            connectivity: None,
+            clock: Arc::new(SystemClock),
+            timeouts: Timeouts::default(),
+            policy: RetryPolicy::default(),
+            limits: Limits::default(),
+            body_bytes_max: 16 * 1024 * 1024,
+            max_in_flight: 16,
+            retention: Retention::default(),
+            key_header: "idempotency-key".to_owned(),
+            key_form: KeyForm::default(),
+            event_buffer: 1024,
+            draining: Draining::default(),
+            allowed: Vec::new(),
+            desk: None,
+            classifier: None,
+            lane_by: None,
+            on_dead_letter: None,
+            seed: None,
+        }
+    }
+
+    /// The directory of the vault, made if it is not there. One process at a time. Needs the feature `sled`.
+    pub fn storage_path(mut self, path: impl AsRef<Path>) -> Self {
+        self.storage_path = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// A store of your own, instead of [`storage_path`](Self::storage_path).
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// A store that is shared already, instead of [`storage_path`](Self::storage_path).
+    pub fn shared_store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// A reqwest client of your own. It must not retry, follow redirects or keep cookies: see
+    /// [`ReqwestTransport::from_builder`], which takes care of that.
+    pub fn client(mut self, client: reqwest::Client) -> Self {
+        self.client = Some(client);
+        self
+    }
+
+    /// Another way to the wire, instead of reqwest.
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// Another source of what is known about the network. Default: changes that the operating system reports (feature
+    /// `net-watch`) and probes of the origin itself.
+    pub fn connectivity(mut self, connectivity: impl Connectivity) -> Self {
+        self.connectivity = Some(Arc::new(connectivity));
+        self
+    }
+
+    /// Another clock, for tests.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// How long connecting may take: name, TCP and TLS together. Default: 10 seconds. Not used with a client of your own.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
+        self
+    }
+
+    /// How long the server may be silent. Default: 30 seconds.
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.read = timeout;
+        self
+    }
+
+    /// How long one attempt may take in all, for requests that set no timeout of their own. Default: no limit.
+    pub fn total_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.total = Some(timeout);
+        self
+    }
+
+    /// The rules for trying again, all at once. The options below change single ones.
+    pub fn retry_policy(mut self, policy: RetryPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How many counted retries an action gets. Default: 5. Being offline, 429 and 503 do not count.
+    pub fn max_retries(mut self, retries: u32) -> Self {
+        self.policy.max_retries = retries;
+        self
+    }
+
+    /// The wait of an action between its attempts. Default: 1 second doubling to 5 minutes, full jitter.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.policy.backoff = backoff;
+        self
+    }
+
+    /// With `true`, attempts that did not reach the server count too: an outage longer than the retries then makes dead
+    /// letters. Default: `false`.
+    pub fn count_unreachable(mut self, count: bool) -> Self {
+        self.policy.unreachable = if count { Counted::Yes } else { Counted::No };
+        self
+    }
+
+    /// What a lane does when its first action becomes a dead letter. Default: the lane goes on.
+    pub fn dead_lane(mut self, lane: DeadLane) -> Self {
+        self.policy.dead_lane = lane;
+        self
+    }
+
+    /// How many queued actions are on the wire at once, 1 to 1024. Default: 16. One per lane at most.
+    pub fn max_in_flight(mut self, max: usize) -> Self {
+        self.max_in_flight = max;
+        self
+    }
+
+    /// How many actions the vault holds, pending and dead together. Default: 1,000,000. Beyond it, requests are refused
+    /// with [`ErrorKind::Full`]; nothing is dropped.
+    pub fn pending_max(mut self, max: u64) -> Self {
+        self.limits.actions_max = max;
+        self
+    }
+
+    /// How many bytes of requests the vault holds, pending and dead together. Default: 1 GiB.
+    pub fn bytes_max(mut self, max: u64) -> Self {
+        self.limits.bytes_max = max;
+        self
+    }
+
+    /// How long a body may be. Default: 16 MiB.
+    pub fn body_bytes_max(mut self, max: u64) -> Self {
+        self.body_bytes_max = max;
+        self
+    }
+
+    /// How long keys and answers of settled actions are remembered. Default: 24 hours.
+    pub fn key_retention(mut self, age: Duration) -> Self {
+        self.retention.age = age;
+        self
+    }
+
+    /// How many settled actions are remembered, and how many bytes of their answers, oldest out first. Default: 100,000
+    /// and 64 MiB.
+    pub fn retention_limits(mut self, count: u64, bytes: u64) -> Self {
+        self.retention.count = count;
+        self.retention.bytes = bytes;
+        self
+    }
+
+    /// The header that carries the idempotency key, and its form. Default: `Idempotency-Key`, bare.
+    pub fn idempotency_header(mut self, name: impl Into<String>, form: KeyForm) -> Self {
+        self.key_header = name.into();
+        self.key_form = form;
+        self
+    }
+
+    /// How many events a slow reader may be behind before it loses some, 1 to 1,048,576. Default: 1024.
+    pub fn event_buffer(mut self, events: usize) -> Self {
+        self.event_buffer = events;
+        self
+    }
+
+    /// When the queue is drained. Default: in the background.
+    pub fn draining(mut self, draining: Draining) -> Self {
+        self.draining = draining;
+        self
+    }
+
+    /// Allows requests to another origin, given as a URL.
+    pub fn allow_origin(mut self, url: impl Into<String>) -> Self {
+        self.allowed.push(url.into());
+        self
+    }
+
+    /// Puts credentials on each attempt; they are never stored. The closure is asked for every attempt, and once with
+    /// `refresh` when the server answered 401.
+    ///
+    /// ```
+    /// # async fn token() -> String { String::new() }
+    /// use syncvault::{SyncVault, bearer};
+    /// let builder = SyncVault::builder("https://api.example.com")
+    ///     .credentials(|_request| async { bearer(token().await) });
+    /// ```
+    pub fn credentials(mut self, provider: impl CredentialProvider) -> Self {
+        self.desk = Some(CredentialDesk::new(provider));
+        self
+    }
+
+    /// Your own reading of what came back, asked before the verdict table.
+    pub fn classifier(mut self, classifier: impl Classifier) -> Self {
+        self.classifier = Some(Arc::new(classifier));
+        self
+    }
+
+    /// Derives the lane of requests that name none, by resource, say. Nothing = the default lane.
+    pub fn lane_by<F>(mut self, rule: F) -> Self
+    where
+        F: Fn(&StoredRequest) -> Option<String> + Send + Sync + 'static,
+    {
+        self.lane_by = Some(Arc::new(rule));
+        self
+    }
+
+    /// Called for each dead letter, after it is on disk. A panic in it is caught.
+    pub fn on_dead_letter<F, Fut>(mut self, callback: F) -> Self
+    where
+        F: Fn(DeadLetter) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.on_dead_letter = Some(Arc::new(move |letter| Box::pin(callback(letter))));
+        self
+    }
+
+    /// Makes the jitter repeatable, for tests.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Checks the options, opens the store and starts the vault. Needs a tokio runtime with time and I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a bad option, which it names; [`ErrorKind::Locked`] when another process has the vault;
+    /// [`ErrorKind::Corrupt`] and storage errors when the store cannot be opened.
+    pub async fn build(mut self) -> Result<SyncVault> {
+        let options = self.check()?;
+        let seams = self.seams(&options).await?;
+        let now = seams.clock.now();
+        let opened = seams.store.open(now).await?;
+        let until = now.after(options.policy.wait_max());
+        seams.store.amend(Amend::Hasten { until }).await?;
+        Ok(start(seams, options, opened, self.event_buffer, self.seed))
+    }
+
+    fn check(&mut self) -> Result<Options> {
+        let base = option("base_url", parse_url(&self.base_url))?;
+        option("base_url", check_url(&base))?;
+        if base.query().is_some() || base.fragment().is_some() {
+            return Err(bad("base_url", "must have no query string and no fragment"));
+        }
+        let allowed = self.allowed.iter().map(|url| Origin::of(&parse_url(url)?));
+        let allowed_origins = option("allow_origin", allowed.collect::<Result<Vec<_>>>())?;
+        option("retry_policy", self.policy.check())?;
+        let timeouts = [
+            ("connect_timeout", self.timeouts.connect),
+            ("read_timeout", self.timeouts.read),
+            (
+                "total_timeout",
+                self.timeouts.total.unwrap_or(Duration::MAX),
+            ),
+            ("key_retention", self.retention.age),
+        ];
+        if let Some((name, _)) = timeouts.iter().find(|(_, time)| time.is_zero()) {
+            return Err(bad(name, "must be longer than zero"));
+        }
+        within("max_in_flight", self.max_in_flight as u64, 1, 1024)?;
+        within("event_buffer", self.event_buffer as u64, 1, 1024 * 1024)?;
+        within("pending_max", self.limits.actions_max, 1, u64::MAX)?;
+        within("bytes_max", self.limits.bytes_max, 1, u64::MAX)?;
+        within(
+            "body_bytes_max",
+            self.body_bytes_max,
+            1,
+            self.limits.bytes_max,
+        )?;
+        let key_header = HeaderName::try_from(self.key_header.as_str())
+            .map_err(|e| bad("idempotency_header", "is not a header name").with_source(e))?;
+        Ok(Options {
+            base_origin: Origin::of(&base)?,
+            base,
+            allowed_origins,
+            policy: self.policy,
+            limits: self.limits,
+            body_bytes_max: self.body_bytes_max,
+            max_in_flight: self.max_in_flight,
+            retention: self.retention,
+            key_header,
+            key_form: self.key_form,
+            draining: self.draining,
+            classifier: self.classifier.take(),
+            lane_by: self.lane_by.take(),
+            on_dead_letter: self.on_dead_letter.take(),
+        })
+    }
+
+    async fn seams(&mut self, options: &Options) -> Result<Seams> {
+        let store = match (self.store.take(), self.storage_path.take()) {
+            (Some(_), Some(_)) => {
+                return Err(bad(
+                    "store",
+                    "and `storage_path` exclude each other: give one",
+                ));
+            }
+            (Some(store), None) => store,
+            (None, Some(path)) => open_store(path).await?,
+            (None, None) => {
+                return Err(bad(
+                    "storage_path",
+                    "is missing: say where to keep requests",
+                ));
+            }
+        };
+        let transport: Arc<dyn Transport> = match (self.transport.take(), self.client.take()) {
+            (Some(_), Some(_)) => {
+                return Err(bad(
+                    "transport",
+                    "and `client` exclude each other: give one",
+                ));
+            }
+            (Some(transport), None) => transport,
+            (None, Some(client)) => Arc::new(ReqwestTransport::from_client(client, self.timeouts)),
+            (None, None) => Arc::new(ReqwestTransport::new(self.timeouts)?),
+        };
+        let connectivity = match self.connectivity.take() {
+            Some(connectivity) => connectivity,
+            None => Arc::new(ProbeConnectivity::new()?.with_base_url(&options.base)),
+        };
+        Ok(Seams {
+            store,
+            transport,
+            connectivity,
+            clock: self.clock.clone(),
+            desk: self.desk.take(),
+        })
+    }
+}
+
+fn start(
+    seams: Seams,
+    options: Options,
+    opened: Opened,
+    event_buffer: usize,
+    seed: Option<u64>,
+) -> SyncVault {
+    let hub = EventHub::new(event_buffer, opened.totals);
+    let dice = seed.map_or_else(Dice::from_entropy, Dice::seeded);
+    tracing::info!(
+        epoch = opened.epoch,
+        pending = opened.totals.counts.pending,
+        dead = opened.totals.counts.dead,
+        reclaimed = opened.reclaimed.len(),
+        "vault opened"
+    );
+    let parts = Arc::new(Parts::new(
+        seams,
+        options,
+        hub,
+        GateBook::new(opened.gates),
+        dice,
+    ));
+    parts.is_paused.store(opened.is_paused, Ordering::Release);
+    parts.refresh_connection();
+    let (control, control_mail) = mpsc::unbounded_channel();
+    let (reports, report_mail) = mpsc::unbounded_channel();
+    let mail = Mail {
+        control: control_mail,
+        reports: report_mail,
+        report_to: reports.clone(),
+    };
+    tokio::spawn(Worker::new(parts.clone(), mail).run());
+    let desk = Desk { parts, reports };
+    SyncVault::new(Arc::new(Dispatch { desk, control }))
+}
+
+#[cfg(feature = "sled")]
+async fn open_store(path: PathBuf) -> Result<Arc<dyn Store>> {
+    let open = tokio::task::spawn_blocking(move || crate::store::SledStore::open(path));
+    let store = open.await.map_err(|e| {
+        Error::new(ErrorKind::Storage, "opening the store was cut off").with_source(e)
+    })??;
+    Ok(Arc::new(store))
+}
+
+#[cfg(not(feature = "sled"))]
+#[expect(clippy::unused_async, reason = "the same signature as with a store")]
+async fn open_store(_path: PathBuf) -> Result<Arc<dyn Store>> {
+    let text =
+        "this build has no embedded store: switch the feature `sled` on, or give `store(..)`";
+    Err(Error::new(ErrorKind::Unsupported, text))
+}
+
+fn parse_url(text: &str) -> Result<Url> {
+    Url::parse(text).map_err(|e| Error::invalid(format!("is not a URL ({e})")))
+}
+
+fn option<T>(name: &str, checked: Result<T>) -> Result<T> {
+    checked.map_err(|e| Error::new(e.kind(), format!("option {name}: {e}")))
+}
+
+fn bad(name: &str, why: &str) -> Error {
+    Error::invalid(format!("option {name} {why}"))
+}
+
+fn within(name: &str, value: u64, min: u64, max: u64) -> Result<()> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "option {name} must be from {min} to {max}, not {value}"
+    )))
+}

@@ -1,0 +1,132 @@
+//! Dead letters: listed, counted, sent back or forgotten. They stay on disk until somebody acts.
+
+use std::sync::Arc;
+
+use crate::action::{Action, ActionId, Answer, State};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventKind;
+use crate::listing::{Listing, Paging};
+use crate::parts::{DeadLetter, Parts};
+use crate::store::{Amend, Amended, Part, Query};
+use crate::ticket::Ticket;
+
+/// The dead letters of a vault. Made by [`SyncVault::dead_letters`](crate::SyncVault::dead_letters).
+#[derive(Clone, Debug)]
+pub struct DeadLetters {
+    parts: Arc<Parts>,
+}
+
+impl DeadLetters {
+    pub(crate) fn new(parts: Arc<Parts>) -> Self {
+        Self { parts }
+    }
+
+    /// How many there are. Kept, not scanned.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn count(&self) -> Result<u64> {
+        Ok(self.parts.store.totals().await?.counts.dead)
+    }
+
+    /// A page of them, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a page size outside 1 to 1000; storage errors.
+    pub async fn list(&self, paging: Paging) -> Result<Listing<DeadLetter>> {
+        let page = self.parts.store.page(paging.query(Part::Dead)?).await?;
+        let mut items = Vec::with_capacity(page.records.len());
+        for record in &page.records {
+            let State::Dead { reason, at } = record.state.clone() else {
+                continue;
+            };
+            let kept = self.parts.store.answer(record.id).await?;
+            let answer = kept.and_then(|bytes| Answer::decode(bytes).ok());
+            items.push(DeadLetter {
+                action: Action::of(record)?,
+                reason,
+                at,
+                answer,
+            });
+        }
+        Ok(Listing::new(items, paging.limit(), page.next))
+    }
+
+    /// Sends one back: to the end of its lane, or to its old place when it blocks the lane; with the same id, key and
+    /// body, and with all its retries.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] and [`ErrorKind::WrongState`] when it is not a dead letter; storage errors.
+    pub async fn requeue(&self, id: ActionId) -> Result<Ticket> {
+        let now = self.parts.now();
+        let amended = self.parts.store.amend(Amend::Requeue { id, now }).await?;
+        let record = self.one(id, amended)?;
+        self.parts.hub.publish(&record, EventKind::Queued, now);
+        self.parts.hub.set_totals(self.parts.store.totals().await?);
+        self.parts.wake.notify_one();
+        Ok(Ticket::of(self.parts.clone(), &record))
+    }
+
+    /// Sends all of them back, oldest first. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// As [`requeue`](Self::requeue); those already sent back stay so.
+    pub async fn requeue_all(&self) -> Result<u64> {
+        let now = self.parts.now();
+        let mut count = 0;
+        loop {
+            let query = Query::first(Part::Dead, Query::LIMIT_MAX);
+            let page = self.parts.store.page(query).await?;
+            // One that dies again at once must not make this endless.
+            let is_old = |record: &&crate::action::Record| match record.state {
+                State::Dead { at, .. } => at <= now,
+                _ => false,
+            };
+            let mut any = false;
+            for record in page.records.iter().filter(is_old) {
+                match self.requeue(record.id).await {
+                    Ok(_) => (any, count) = (true, count + 1),
+                    Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::WrongState) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if !any || page.next.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Forgets one. The ledger keeps counting it as dead.
+    ///
+    /// # Errors
+    ///
+    /// As [`requeue`](Self::requeue).
+    pub async fn discard(&self, id: ActionId) -> Result<()> {
+        let amended = self.parts.store.amend(Amend::Discard { id }).await?;
+        self.one(id, amended)?;
+        self.parts.hub.set_totals(self.parts.store.totals().await?);
+        self.parts.wake.notify_one();
+        Ok(())
+    }
+
+    fn one(&self, id: ActionId, amended: Amended) -> Result<crate::action::Record> {
+        match amended {
+            Amended::Done(records) => records
+                .into_iter()
+                .next()
+                .ok_or_else(|| Error::new(ErrorKind::Storage, "the store gave no record")),
+            Amended::Unknown => {
+                let text = format!("action {id} is not known");
+                Err(Error::new(ErrorKind::NotFound, text))
+            }
+            Amended::NotNow(record) => {
+                let text = format!("action {id} is {}, not a dead letter", record.state.name());
+                Err(Error::new(ErrorKind::WrongState, text))
+            }
+        }
+    }
+}

@@ -1,0 +1,516 @@
+//! What a send and an enqueue do: check, admit, try once, hand the rest to the worker.
+//! The promises of the direct path live here: on disk before the first byte, never past its lane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, Abortable};
+use http::HeaderMap;
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+
+use crate::action::{
+    ActionId, Answer, Body, Lane, Origin, Record, State, StoredRequest, WireState,
+};
+use crate::attempt::{self, Exchange, Outgoing, Reply, Report, Reporter};
+use crate::clock::Timestamp;
+use crate::decide::{Counted, Gate, Plan, Settlement};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventKind;
+use crate::parts::{ConnectivityMode, Parts};
+use crate::store::{Advance, Amend, Append, Appended, Direct};
+use crate::ticket::Ticket;
+use crate::transport::{Keep, tee};
+use crate::worker::Control;
+
+/// What [`send`](crate::RequestBuilder::send) tells the caller.
+#[derive(Debug)]
+#[must_use = "a request that was queued has no response yet"]
+pub enum Outcome {
+    /// The server answered; the body streams as reqwest's does. Also a refusal (404, say) is `Sent`.
+    Sent(reqwest::Response),
+    /// It is on disk and will be delivered later.
+    Queued(Ticket),
+}
+
+impl Outcome {
+    /// True when the server answered.
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        matches!(self, Self::Sent(_))
+    }
+
+    /// True when it is on disk and will be delivered later.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        matches!(self, Self::Queued(_))
+    }
+
+    /// The response, if the server answered.
+    #[must_use]
+    pub fn response(self) -> Option<reqwest::Response> {
+        match self {
+            Self::Sent(response) => Some(response),
+            Self::Queued(_) => None,
+        }
+    }
+
+    /// The ticket, if it is queued.
+    #[must_use]
+    pub fn ticket(self) -> Option<Ticket> {
+        match self {
+            Self::Sent(_) => None,
+            Self::Queued(ticket) => Some(ticket),
+        }
+    }
+}
+
+/// How a request gets to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// On disk before the first byte leaves, then tried at once. The default for methods that change something.
+    WriteAhead,
+    /// Tried at once, kept only when it could not be sent. The default for GET and HEAD.
+    OnFailure,
+    /// Tried at once, never kept: an error when there is no answer, or when its lane holds something.
+    Never,
+    /// Kept, and left to the worker.
+    Queue,
+}
+
+/// A checked request with everything the queue has to know about it.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) request: StoredRequest,
+    pub(crate) body: Bytes,
+    pub(crate) own_credentials: HeaderMap,
+    pub(crate) key: Option<String>,
+    pub(crate) lane: Lane,
+    pub(crate) origin: Origin,
+    pub(crate) principal: Option<String>,
+    pub(crate) coalesce: Option<String>,
+    pub(crate) priority: i8,
+    pub(crate) attempts_max: u32,
+    pub(crate) expires_in: Option<Duration>,
+    pub(crate) not_before: Option<Timestamp>,
+}
+
+/// Admits requests. The handle and every request builder share it; when the last one is dropped, the
+/// worker ends.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    pub(crate) desk: Desk,
+    pub(crate) control: mpsc::UnboundedSender<Control>,
+}
+
+/// What a task of its own needs to admit a request and to try it.
+#[derive(Clone, Debug)]
+pub(crate) struct Desk {
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) reports: mpsc::UnboundedSender<Report>,
+}
+
+impl Draft {
+    /// What may be queued must not carry credentials; with a provider they are stamped on later.
+    fn drop_credentials(&mut self, parts: &Parts) -> Result<()> {
+        let Some(name) = self.own_credentials.keys().next() else {
+            return Ok(());
+        };
+        if parts.desk.is_none() {
+            let text = format!(
+                "the header {name} is a credential, which is never stored: give the vault \
+                 `credentials(..)`, or send with `delivery(Delivery::Never)`"
+            );
+            return Err(Error::new(ErrorKind::CredentialsInRequest, text));
+        }
+        self.own_credentials.clear();
+        Ok(())
+    }
+
+    fn record(&self, now: Timestamp) -> Result<Record> {
+        let content = Bytes::from(self.request.encode()?);
+        let id = ActionId::new();
+        let mut record = Record::new(id, self.lane.clone(), self.origin.clone(), content, now);
+        record.key = self.key.clone();
+        record.principal = self.principal.clone();
+        record.coalesce = self.coalesce.clone();
+        record.priority = self.priority;
+        record.attempts_max = self.attempts_max;
+        record.expires = self.expires_in.map(|limit| now.after(limit));
+        record.state = State::Queued {
+            due: self.not_before.unwrap_or(now).max(now),
+        };
+        record.fingerprint = self.fingerprint();
+        record.body_bytes = self.body.len() as u64;
+        Ok(record)
+    }
+
+    /// Method, URL and body: what an idempotency key stands for.
+    fn fingerprint(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        for part in [
+            self.request.method.as_str().as_bytes(),
+            self.request.url.as_str().as_bytes(),
+        ] {
+            hash.update(part);
+            hash.update(&[0]);
+        }
+        hash.update(&self.body);
+        hash.finalize().to_hex().as_str()[..32].to_owned()
+    }
+
+    fn outgoing(&self, record: &Record) -> Outgoing {
+        Outgoing {
+            request: self.request.clone(),
+            body: self.body.clone(),
+            key: attempt::wire_key(&self.request, record),
+            own_credentials: self.own_credentials.clone(),
+            principal: self.principal.clone(),
+        }
+    }
+}
+
+impl Dispatch {
+    /// Sends or queues, by `delivery`.
+    pub(crate) async fn send(&self, mut draft: Draft, delivery: Delivery) -> Result<Outcome> {
+        let parts = &self.desk.parts;
+        parts.check_open()?;
+        if delivery != Delivery::Never {
+            draft.drop_credentials(parts)?;
+        }
+        let is_later = draft.not_before.is_some_and(|time| time > parts.now());
+        match delivery {
+            Delivery::Queue => self.enqueue(draft).await.map(Outcome::Queued),
+            Delivery::Never => self.desk.send_only(draft).await,
+            _ if is_later => self.enqueue(draft).await.map(Outcome::Queued),
+            Delivery::OnFailure => self.desk.send_first(draft).await,
+            Delivery::WriteAhead => self.desk.write_ahead(draft).await,
+        }
+    }
+
+    /// Keeps it and leaves it to the worker.
+    pub(crate) async fn enqueue(&self, mut draft: Draft) -> Result<Ticket> {
+        self.desk.parts.check_open()?;
+        draft.drop_credentials(&self.desk.parts)?;
+        let record = draft.record(self.desk.parts.now())?;
+        self.desk.queue(record, draft.body).await
+    }
+}
+
+impl Desk {
+    /// Queues a record. In a task of its own: a dropped future must not lose the wake-up and the event.
+    async fn queue(&self, record: Record, body: Bytes) -> Result<Ticket> {
+        let desk = self.clone();
+        let task = tokio::spawn(async move {
+            match desk.append(record, body, Direct::No).await? {
+                Admitted::Queued(ticket) => Ok(ticket),
+                Admitted::Leased(_) => Err(Error::new(
+                    ErrorKind::Storage,
+                    "the store leased what it should queue",
+                )),
+            }
+        });
+        task.await.unwrap_or_else(|_| Err(Error::closed()))
+    }
+
+    async fn append(&self, record: Record, body: Bytes, direct: Direct) -> Result<Admitted> {
+        let now = self.parts.now();
+        let mut append = Append::new(record, Body::Bytes(body), now);
+        append.direct = direct;
+        append.limits = self.parts.options.limits;
+        append.key_retention = self.parts.options.retention.age;
+        let appended = self.parts.store.append(vec![append]).await?;
+        let admitted = self.admit(appended.into_iter().next(), now)?;
+        self.parts.hub.set_totals(self.parts.store.totals().await?);
+        Ok(admitted)
+    }
+
+    fn admit(&self, appended: Option<Appended>, now: Timestamp) -> Result<Admitted> {
+        let parts = &self.parts;
+        match appended {
+            Some(Appended::Queued { record, superseded }) => {
+                if let Some(older) = superseded {
+                    parts.hub.publish(&older, EventKind::Superseded, now);
+                }
+                parts.hub.publish(&record, EventKind::Queued, now);
+                if parts.may_try(&record.origin, record.principal.as_deref()) {
+                    parts.wake.notify_one();
+                }
+                Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
+            }
+            Some(Appended::Leased { record }) => Ok(Admitted::Leased(Box::new(record))),
+            Some(Appended::Known { record }) => {
+                Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
+            }
+            Some(Appended::Conflict { id }) => Err(Error::new(
+                ErrorKind::IdempotencyConflict,
+                format!(
+                    "the idempotency key belongs to another request, action {id}: use a new key"
+                ),
+            )),
+            Some(Appended::Full { limit }) => Err(Error::new(
+                ErrorKind::Full,
+                format!("the queue is full ({limit}): drain it, clear it, or raise the limit"),
+            )),
+            None => Err(Error::new(ErrorKind::Storage, "the store gave no result")),
+        }
+    }
+
+    /// `WriteAhead`: on disk and leased in one commit, then tried. All in a task of its own: when the
+    /// caller drops its future, the attempt goes on.
+    async fn write_ahead(&self, draft: Draft) -> Result<Outcome> {
+        let parts = &self.parts;
+        let is_named = !draft.lane.is_default();
+        let mut direct = if is_named {
+            Direct::Alone
+        } else {
+            Direct::SideBySide
+        };
+        if !parts.may_try(&draft.origin, draft.principal.as_deref()) {
+            direct = Direct::No;
+        }
+        let turn = if is_named {
+            Some(parts.turn(&draft.lane).await)
+        } else {
+            None
+        };
+        let record = draft.record(parts.now())?;
+        let outgoing = draft.outgoing(&record);
+        let (reply, answer) = oneshot::channel();
+        let desk = self.clone();
+        let task = tokio::spawn(async move {
+            match desk.append(record, outgoing.body.clone(), direct).await? {
+                Admitted::Queued(ticket) => Ok(ticket),
+                Admitted::Leased(record) => {
+                    let ticket = Ticket::of(desk.parts.clone(), &record);
+                    desk.start_direct(*record, outgoing, reply, turn);
+                    Ok(ticket)
+                }
+            }
+        });
+        let ticket = task.await.unwrap_or_else(|_| Err(Error::closed()))?;
+        match answer.await {
+            Ok(Reply::Sent(response)) => Ok(Outcome::Sent(response)),
+            // Queued at once, or after the attempt, or cut off: in each case it is on disk.
+            Ok(Reply::Settled) | Err(_) => Ok(Outcome::Queued(ticket)),
+        }
+    }
+
+    fn start_direct(
+        &self,
+        record: Record,
+        outgoing: Outgoing,
+        reply: oneshot::Sender<Reply>,
+        turn: Option<OwnedMutexGuard<()>>,
+    ) {
+        let Some(mut reporter) = Reporter::new(self.reports.clone(), &record) else {
+            return;
+        };
+        reporter.hold(turn);
+        let kind = EventKind::Started {
+            attempt: record.attempts,
+        };
+        self.parts.hub.publish(&record, kind, self.parts.now());
+        let (abort, registration) = AbortHandle::new_pair();
+        let (id, origin) = (record.id, record.origin.clone());
+        // The worker is gone only when the vault is closed: the lease is then taken back at open.
+        drop(self.reports.send(Report::Started { id, origin, abort }));
+        let attempt = attempt_direct(self.parts.clone(), record, outgoing, reply, reporter);
+        tokio::spawn(Abortable::new(attempt, registration).map(drop));
+    }
+
+    /// `OnFailure`: tried at once, and queued only when there is no answer to give.
+    async fn send_first(&self, draft: Draft) -> Result<Outcome> {
+        let parts = &self.parts;
+        let record = draft.record(parts.now())?;
+        let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
+        let turn = if draft.lane.is_default() {
+            None
+        } else {
+            Some(parts.turn(&draft.lane).await)
+        };
+        if !may_try || self.is_lane_busy(&draft.lane).await? {
+            return self.queue(record, draft.body).await.map(Outcome::Queued);
+        }
+        let outgoing = draft.outgoing(&record);
+        let (record, plan, exchange) = self.try_once(record, &outgoing).await;
+        let outcome = match (plan.settlement, exchange.result) {
+            (Settlement::Delivered { .. } | Settlement::Dead { .. }, Ok(response)) => {
+                Ok(Outcome::Sent(response))
+            }
+            (settlement, _) => {
+                let record = after_failure(record, settlement, plan.wire, plan.status, plan.error);
+                self.queue(record, draft.body).await.map(Outcome::Queued)
+            }
+        };
+        drop(turn);
+        if let Some(gate) = plan.gate {
+            self.keep_gate(gate).await;
+        }
+        outcome
+    }
+
+    /// `Never`: an answer or an error.
+    async fn send_only(&self, draft: Draft) -> Result<Outcome> {
+        let parts = &self.parts;
+        if *parts.mode.borrow() == ConnectivityMode::Offline {
+            let text = "the app set the vault offline, and this request may not be queued";
+            return Err(Error::new(ErrorKind::Unreachable, text));
+        }
+        let turn = if draft.lane.is_default() {
+            None
+        } else {
+            Some(parts.turn(&draft.lane).await)
+        };
+        if self.is_lane_busy(&draft.lane).await? {
+            let text = format!(
+                "the lane {:?} holds other actions, and this request may neither overtake them nor                  be queued behind them: name another lane, or allow queueing",
+                draft.lane.as_str()
+            );
+            return Err(Error::new(ErrorKind::WrongState, text));
+        }
+        let record = draft.record(parts.now())?;
+        let outgoing = draft.outgoing(&record);
+        let (_, plan, exchange) = self.try_once(record, &outgoing).await;
+        drop(turn);
+        if let Some(gate) = plan.gate {
+            self.keep_gate(gate).await;
+        }
+        exchange.result.map(Outcome::Sent).map_err(|failure| {
+            let text = format!(
+                "the request got no answer ({}), and may not be queued",
+                failure.kind()
+            );
+            Error::new(ErrorKind::Unreachable, text).with_source(failure)
+        })
+    }
+
+    /// Tries a request that is not on disk.
+    async fn try_once(&self, mut record: Record, outgoing: &Outgoing) -> (Record, Plan, Exchange) {
+        let now = self.parts.now();
+        record.attempts = 1;
+        record.first_attempt = Some(now);
+        record.last_attempt = Some(now);
+        record.state = State::InFlight {
+            attempt: 1,
+            epoch: 0,
+        };
+        let exchange = attempt::exchange(&self.parts, outgoing).await;
+        let plan = attempt::conclude(
+            &self.parts,
+            &record,
+            WireState::NeverSent,
+            outgoing,
+            &exchange,
+        );
+        self.parts.refresh_connection();
+        (record, plan, exchange)
+    }
+
+    /// A direct send may pass only an empty lane. No store call while the whole vault is empty.
+    async fn is_lane_busy(&self, lane: &Lane) -> Result<bool> {
+        if self.parts.hub.status().counts().pending == 0 {
+            return Ok(false);
+        }
+        let totals = self.parts.store.lane(lane.clone()).await?;
+        Ok(totals.pending > totals.direct || totals.blocked_by.is_some())
+    }
+
+    async fn keep_gate(&self, gate: Gate) {
+        let mut step = Advance::new(self.parts.now(), self.parts.options.retention);
+        step.gates.push(gate);
+        if let Err(error) = self.parts.store.advance(step).await {
+            tracing::warn!(%error, "what was learned about an origin is not kept");
+        }
+        self.parts.wake.notify_one();
+    }
+}
+
+/// What became of an admitted request.
+enum Admitted {
+    Queued(Ticket),
+    Leased(Box<Record>),
+}
+
+/// Runs the attempt of a direct send that is on disk and leased.
+async fn attempt_direct(
+    parts: Arc<Parts>,
+    record: Record,
+    outgoing: Outgoing,
+    reply: oneshot::Sender<Reply>,
+    reporter: Reporter,
+) {
+    let exchange = attempt::exchange(&parts, &outgoing).await;
+    let mut plan = attempt::conclude(&parts, &record, WireState::NeverSent, &outgoing, &exchange);
+    let response = match (&plan.settlement, exchange.result) {
+        (Settlement::Delivered { .. }, Ok(response)) => response,
+        (Settlement::Dead { .. }, Ok(response)) => {
+            plan.settlement = Settlement::Returned;
+            response
+        }
+        _ => {
+            let mut finished = attempt::finished(&record, plan, None);
+            finished.reply = Some(reply);
+            return reporter.finish(finished);
+        }
+    };
+    let is_delivered = plan.settlement != Settlement::Returned;
+    let response = if is_delivered {
+        split(&parts, &record, response)
+    } else {
+        response
+    };
+    // The caller may have dropped its future.
+    drop(reply.send(Reply::Sent(response)));
+    reporter.finish(attempt::finished(&record, plan, None));
+}
+
+/// What the caller gets. It streams as it comes; what passed by is kept when the body ended or was dropped.
+fn split(parts: &Arc<Parts>, record: &Record, response: reqwest::Response) -> reqwest::Response {
+    let (parts, id) = (parts.clone(), record.id);
+    tee(response, &Keep::default(), parts.now(), move |answer| {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move { keep_later(&parts, id, &answer).await });
+    })
+}
+
+async fn keep_later(parts: &Parts, id: ActionId, answer: &Answer) {
+    let kept = match answer.encode(id) {
+        Ok(answer) => parts.store.amend(Amend::KeepAnswer { id, answer }).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = kept {
+        tracing::debug!(action = %id, %error, "a streamed answer is not kept");
+    }
+}
+
+/// The record of a request that was tried before it was stored.
+fn after_failure(
+    mut record: Record,
+    settlement: Settlement,
+    wire: WireState,
+    status: Option<u16>,
+    error: Option<String>,
+) -> Record {
+    let now = record.last_attempt.unwrap_or(record.created);
+    let (due, counts, backoff_ms) = match settlement {
+        Settlement::Retry {
+            due,
+            counts,
+            backoff_ms,
+        } => (due, counts, backoff_ms),
+        _ => (now, Counted::Yes, 0),
+    };
+    record.attempts_counted = u32::from(counts == Counted::Yes);
+    record.attempts_max = record.attempts_max.max(record.attempts_counted + 1);
+    record.backoff_ms = backoff_ms;
+    record.wire = wire;
+    record.last_status = status;
+    record.last_error = error;
+    record.state = State::Queued { due };
+    record
+}

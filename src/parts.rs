@@ -1,0 +1,347 @@
+//! The parts of a running vault that everybody shares: the four seams, the options, the event hub,
+//! and what is known about gates. No flow of its own.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::HeaderName;
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
+
+use crate::action::{Action, Answer, DeadReason, Lane, Origin, Record};
+use crate::clock::{Clock, Timestamp};
+use crate::connectivity::Connectivity;
+use crate::decide::{Classifier, Dice, Gate, GateKey, GateReason, KeyForm, RetryPolicy};
+use crate::error::{Error, Result};
+use crate::event::EventHub;
+use crate::store::{Limits, Retention, Store};
+use crate::transport::{CredentialDesk, Transport};
+
+/// A dead letter: an action that will not be tried again until somebody acts.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// The action.
+    pub action: Action,
+    /// Why it died.
+    pub reason: DeadReason,
+    /// When it died.
+    pub at: Timestamp,
+    /// What is kept of the last answer, if there was one.
+    pub answer: Option<Answer>,
+}
+
+/// Whether the vault believes that the network is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Connection {
+    /// The base origin answers, or nothing is known against it.
+    Online,
+    /// The base origin could not be reached, or the app said so.
+    Offline,
+}
+
+/// What the app says about the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ConnectivityMode {
+    /// The vault finds out: results of requests, hints of the operating system, probes.
+    #[default]
+    Auto,
+    /// Offline, whatever the network says: nothing is tried, except by `process_queue`.
+    Offline,
+    /// Online, whatever the hints say: an unreachable origin is retried by its backoff.
+    Online,
+}
+
+/// When the queue is drained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Draining {
+    /// By itself, whenever something can go.
+    #[default]
+    Background,
+    /// Only while a `process_queue` call runs.
+    OnRequest,
+}
+
+pub(crate) type LetterCallback =
+    Arc<dyn Fn(DeadLetter) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+pub(crate) type LaneRule =
+    Arc<dyn Fn(&crate::action::StoredRequest) -> Option<String> + Send + Sync>;
+
+/// Options that do not change while the vault lives.
+pub(crate) struct Options {
+    pub(crate) base: Url,
+    pub(crate) base_origin: Origin,
+    pub(crate) allowed_origins: Vec<Origin>,
+    pub(crate) policy: RetryPolicy,
+    pub(crate) limits: Limits,
+    pub(crate) body_bytes_max: u64,
+    pub(crate) max_in_flight: usize,
+    pub(crate) retention: Retention,
+    pub(crate) key_header: HeaderName,
+    pub(crate) key_form: KeyForm,
+    pub(crate) draining: Draining,
+    pub(crate) classifier: Option<Arc<dyn Classifier>>,
+    pub(crate) lane_by: Option<LaneRule>,
+    pub(crate) on_dead_letter: Option<LetterCallback>,
+}
+
+impl Options {
+    /// Requests go to the base origin and to the origins that were allowed, to no other.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for another origin.
+    pub(crate) fn allows(&self, origin: &Origin) -> Result<()> {
+        if *origin == self.base_origin || self.allowed_origins.contains(origin) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "{origin} is not the origin of this vault ({}): allow it with `allow_origin(..)`",
+            self.base_origin
+        )))
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("base_origin", &self.base_origin)
+            .field("policy", &self.policy)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Everything a running vault consists of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) connectivity: Arc<dyn Connectivity>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) desk: Option<CredentialDesk>,
+    pub(crate) options: Options,
+    pub(crate) hub: EventHub,
+    pub(crate) mode: watch::Sender<ConnectivityMode>,
+    pub(crate) connection: watch::Sender<Connection>,
+    pub(crate) is_paused: AtomicBool,
+    pub(crate) is_closing: AtomicBool,
+    pub(crate) wake: Notify,
+    gates: Mutex<GateBook>,
+    dice: Mutex<Dice>,
+    turns: Mutex<HashMap<Lane, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// What is known about gates, in memory: the stored gates, and when each origin last answered well.
+#[derive(Debug, Default)]
+pub(crate) struct GateBook {
+    gates: HashMap<GateKey, Gate>,
+    well: HashMap<Origin, Timestamp>,
+}
+
+impl GateBook {
+    pub(crate) fn new(gates: Vec<Gate>) -> Self {
+        let gates = gates
+            .into_iter()
+            .map(|gate| (gate.key.clone(), gate))
+            .collect();
+        Self {
+            gates,
+            well: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn get(&self, key: &GateKey) -> Option<&Gate> {
+        self.gates.get(key)
+    }
+
+    pub(crate) fn set(&mut self, gate: Gate) {
+        self.gates.insert(gate.key.clone(), gate);
+    }
+
+    pub(crate) fn origin(&self, origin: &Origin) -> Option<&Gate> {
+        self.gates.get(&GateKey::Origin(origin.clone()))
+    }
+
+    pub(crate) fn well_since(&self, origin: &Origin) -> Option<Timestamp> {
+        self.well.get(origin).copied()
+    }
+
+    pub(crate) fn answered_well(&mut self, origin: &Origin, at: Timestamp) {
+        match self.well.get_mut(origin) {
+            Some(seen) => *seen = at,
+            None => drop(self.well.insert(origin.clone(), at)),
+        }
+    }
+
+    /// Origins in trouble: one attempt at a time until they answer well.
+    pub(crate) fn troubled(&self) -> impl Iterator<Item = &Gate> {
+        self.gates
+            .values()
+            .filter(|gate| gate.failures > 0 && matches!(gate.key, GateKey::Origin(_)))
+    }
+}
+
+/// The seams and values that [`Parts`] is made of.
+#[derive(Debug)]
+pub(crate) struct Seams {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) connectivity: Arc<dyn Connectivity>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) desk: Option<CredentialDesk>,
+}
+
+impl Parts {
+    pub(crate) fn new(
+        seams: Seams,
+        options: Options,
+        hub: EventHub,
+        gates: GateBook,
+        dice: Dice,
+    ) -> Self {
+        Self {
+            store: seams.store,
+            transport: seams.transport,
+            connectivity: seams.connectivity,
+            clock: seams.clock,
+            desk: seams.desk,
+            options,
+            hub,
+            mode: watch::Sender::new(ConnectivityMode::Auto),
+            connection: watch::Sender::new(Connection::Online),
+            is_paused: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
+            wake: Notify::new(),
+            gates: Mutex::new(gates),
+            dice: Mutex::new(dice),
+            turns: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn gates(&self) -> MutexGuard<'_, GateBook> {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn dice(&self) -> MutexGuard<'_, Dice> {
+        self.dice.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Acquire)
+    }
+
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) once a shutdown has begun.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.is_closing.load(Ordering::Acquire) {
+            Err(Error::closed())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// May a request to `origin` on behalf of `principal` be tried right now?
+    pub(crate) fn may_try(&self, origin: &Origin, principal: Option<&str>) -> bool {
+        if self.is_paused() || *self.mode.borrow() == ConnectivityMode::Offline {
+            return false;
+        }
+        let now = self.now();
+        let gates = self.gates();
+        let principal = GateKey::Principal(principal.map(str::to_owned));
+        let is_open = |gate: Option<&Gate>| gate.is_none_or(|gate| !gate.is_closed(now));
+        is_open(gates.origin(origin)) && is_open(gates.get(&principal))
+    }
+
+    /// Recomputes whether the base origin is believed to be there, and tells who watches.
+    pub(crate) fn refresh_connection(&self) {
+        let belief = match *self.mode.borrow() {
+            ConnectivityMode::Offline => Connection::Offline,
+            ConnectivityMode::Online => Connection::Online,
+            ConnectivityMode::Auto => {
+                let gates = self.gates();
+                let gate = gates.origin(&self.options.base_origin);
+                let is_away =
+                    |gate: &Gate| gate.failures > 0 && gate.reason == GateReason::Unreachable;
+                if gate.is_some_and(is_away) {
+                    Connection::Offline
+                } else {
+                    Connection::Online
+                }
+            }
+        };
+        self.connection
+            .send_if_modified(|current| std::mem::replace(current, belief) != belief);
+    }
+
+    /// Takes the turn in a named lane: its direct sends go one at a time, in the order of the calls.
+    pub(crate) async fn turn(&self, lane: &Lane) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            turns.entry(lane.clone()).or_default().clone()
+        };
+        turn.lock_owned().await
+    }
+
+    /// Tells the app about a dead letter that is on disk. A panic in its callback is caught and logged.
+    pub(crate) fn announce_dead(
+        &self,
+        record: &Record,
+        reason: &DeadReason,
+        answer: Option<Answer>,
+    ) {
+        let Some(callback) = self.options.on_dead_letter.clone() else {
+            return;
+        };
+        let action = match Action::of(record) {
+            Ok(action) => action,
+            Err(error) => {
+                tracing::error!(action = %record.id, %error, "a dead letter cannot be shown");
+                return;
+            }
+        };
+        let letter = DeadLetter {
+            action,
+            reason: reason.clone(),
+            at: self.now(),
+            answer,
+        };
+        let id = record.id;
+        tokio::spawn(async move {
+            let call = AssertUnwindSafe(async move { callback(letter).await });
+            if call.catch_unwind().await.is_err() {
+                tracing::error!(action = %id, "the dead-letter callback panicked");
+            }
+        });
+    }
+}
+
+/// Sleeps until `due` on the vault's clock; for ever when there is none.
+///
+/// A sleep is never longer than `HOUR`: a wall clock that was set back is noticed.
+pub(crate) async fn sleep_until(clock: &dyn Clock, due: Option<Timestamp>) {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    match due {
+        Some(due) => tokio::time::sleep(due.since(clock.now()).min(HOUR)).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,390 @@
+//! The request builder: reads like reqwest's, plus what the queue has to know.
+//! Everything that can be wrong with a request is found here, before anything is kept or sent.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::Url;
+use serde::Serialize;
+
+use crate::action::{Lane, Origin, StoredRequest};
+use crate::clock::Timestamp;
+use crate::decide::{check_key, key_from_header, split_credentials};
+use crate::dispatch::{Delivery, Dispatch, Draft, Outcome};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ticket::Ticket;
+
+/// The longest URL, in bytes. Records must stay small enough for every store.
+const URL_BYTES_MAX: usize = 8 * 1024;
+/// The most that all headers of a request may weigh, in bytes.
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// The longest tag, coalescing key or principal, in bytes.
+const WORD_BYTES_MAX: usize = 255;
+
+/// A request being built. Made by [`SyncVault::post`](crate::SyncVault::post) and its siblings.
+///
+/// What is wrong with it is told by [`send`](Self::send) and [`enqueue`](Self::enqueue), before anything is
+/// kept or sent.
+#[derive(Debug)]
+#[must_use = "a request does nothing until `send()` or `enqueue()`"]
+pub struct RequestBuilder {
+    dispatch: Arc<Dispatch>,
+    request: Result<StoredRequest>,
+    body: Bytes,
+    key: Option<String>,
+    lane: Option<String>,
+    principal: Option<String>,
+    coalesce: Option<String>,
+    priority: i8,
+    max_retries: Option<u32>,
+    expires_in: Option<Duration>,
+    not_before: Option<Timestamp>,
+    delivery: Option<Delivery>,
+}
+
+impl RequestBuilder {
+    pub(crate) fn new(dispatch: Arc<Dispatch>, method: Method, path: &str) -> Self {
+        let request = resolve(&dispatch, path).map(|url| StoredRequest::new(method, url));
+        Self {
+            dispatch,
+            request,
+            body: Bytes::new(),
+            key: None,
+            lane: None,
+            principal: None,
+            coalesce: None,
+            priority: 0,
+            max_retries: None,
+            expires_in: None,
+            not_before: None,
+            delivery: None,
+        }
+    }
+
+    fn edit(mut self, edit: impl FnOnce(&mut StoredRequest) -> Result<()>) -> Self {
+        if let Ok(request) = &mut self.request
+            && let Err(error) = edit(request)
+        {
+            self.request = Err(error);
+        }
+        self
+    }
+
+    /// Adds a header. CR, LF and NUL in the value are refused.
+    ///
+    /// `Authorization`, `Proxy-Authorization`, `Cookie` and values marked sensitive are credentials: they are never
+    /// stored. See [`credentials`](crate::SyncVaultBuilder::credentials).
+    pub fn header<K, V>(self, name: K, value: V) -> Self
+    where
+        K: TryInto<HeaderName, Error: Into<http::Error>>,
+        V: TryInto<HeaderValue, Error: Into<http::Error>>,
+    {
+        self.edit(|request| {
+            let name = name
+                .try_into()
+                .map_err(|e| bad("a header name is not usable", e.into()))?;
+            let value = value.try_into().map_err(|e| {
+                bad(
+                    &format!("the value of the header {name} is not usable"),
+                    e.into(),
+                )
+            })?;
+            request.headers.append(name, value);
+            Ok(())
+        })
+    }
+
+    /// Sets headers, in place of earlier ones of the same name.
+    pub fn headers(self, headers: HeaderMap) -> Self {
+        self.edit(|request| {
+            for name in headers.keys() {
+                request.headers.remove(name);
+            }
+            for (name, value) in &headers {
+                request.headers.append(name.clone(), value.clone());
+            }
+            Ok(())
+        })
+    }
+
+    /// Adds pairs to the query string.
+    pub fn query<T: Serialize + ?Sized>(self, query: &T) -> Self {
+        self.edit(|request| {
+            let pairs = serde_urlencoded::to_string(query)
+                .map_err(|e| bad("the query cannot be written as pairs", e))?;
+            let whole = match request.url.query() {
+                Some(query) if !query.is_empty() => format!("{query}&{pairs}"),
+                _ => pairs,
+            };
+            request.url.set_query((!whole.is_empty()).then_some(&whole));
+            Ok(())
+        })
+    }
+
+    /// Sets a JSON body, and `Content-Type: application/json` unless one is set.
+    pub fn json<T: Serialize + ?Sized>(mut self, json: &T) -> Self {
+        match serde_json::to_vec(json) {
+            Ok(bytes) => self.body = bytes.into(),
+            Err(e) => return self.edit(|_| Err(bad("the body cannot be written as JSON", e))),
+        }
+        self.content_type("application/json")
+    }
+
+    /// Sets a form body, and `Content-Type: application/x-www-form-urlencoded` unless one is set.
+    pub fn form<T: Serialize + ?Sized>(mut self, form: &T) -> Self {
+        match serde_urlencoded::to_string(form) {
+            Ok(text) => self.body = text.into(),
+            Err(e) => return self.edit(|_| Err(bad("the body cannot be written as a form", e))),
+        }
+        self.content_type("application/x-www-form-urlencoded")
+    }
+
+    /// Sets the body.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    fn content_type(self, value: &'static str) -> Self {
+        self.edit(|request| {
+            request
+                .headers
+                .entry(CONTENT_TYPE)
+                .or_insert(HeaderValue::from_static(value));
+            Ok(())
+        })
+    }
+
+    /// The total time one attempt may take. Default: that of the vault.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.edit(|request| {
+            if timeout.is_zero() {
+                return Err(Error::invalid("the timeout must be longer than zero"));
+            }
+            request.timeout = Some(timeout);
+            Ok(())
+        })
+    }
+
+    /// The key by which the server knows this request again: 1 to 255 printable ASCII characters.
+    /// Default: the action's id.
+    ///
+    /// The same key with the same method, URL and body gives the same ticket again, and nothing new is queued; with
+    /// another request it is an [`ErrorKind::IdempotencyConflict`]. Make it from what the request *is* (an order
+    /// number), never from the time.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// The lane: actions of one lane keep their order, lanes run side by side. 1 to 255 bytes.
+    /// Default: what `lane_by` says, or the one default lane.
+    pub fn lane(mut self, lane: impl Into<String>) -> Self {
+        self.lane = Some(lane.into());
+        self
+    }
+
+    /// On whose behalf it is sent. Credentials are asked for and refreshed by principal.
+    pub fn principal(mut self, principal: impl Into<String>) -> Self {
+        self.principal = Some(principal.into());
+        self
+    }
+
+    /// An action of the same lane with the same coalescing key that was never attempted is superseded by this one.
+    pub fn coalesce(mut self, key: impl Into<String>) -> Self {
+        self.coalesce = Some(key.into());
+        self
+    }
+
+    /// Higher goes first among lanes that are ready. It never breaks the order inside a lane. Default: 0.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// How many counted retries it gets. Default: that of the vault.
+    pub fn max_retries(mut self, retries: u32) -> Self {
+        self.max_retries = Some(retries);
+        self
+    }
+
+    /// After this time it is no longer wanted, and ends as expired. Default: it waits for ever.
+    pub fn expires_in(mut self, limit: Duration) -> Self {
+        self.expires_in = Some(limit);
+        self
+    }
+
+    /// Not to be sent before this time. Its lane waits with it.
+    pub fn not_before(mut self, time: SystemTime) -> Self {
+        self.not_before = Some(time.into());
+        self
+    }
+
+    /// A word of the app, for finding it again. Up to 255 bytes. Never sent.
+    pub fn tag(self, tag: impl Into<String>) -> Self {
+        self.edit(|request| {
+            request.tag = Some(word("tag", tag.into())?);
+            Ok(())
+        })
+    }
+
+    /// How it gets to the server. Default: [`Delivery::WriteAhead`], for GET and HEAD [`Delivery::OnFailure`].
+    pub fn delivery(mut self, delivery: Delivery) -> Self {
+        self.delivery = Some(delivery);
+        self
+    }
+
+    /// Sends it now, or keeps it on disk for later.
+    ///
+    /// Dropping the future loses nothing: what is on disk is delivered, what is not was not acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] and [`ErrorKind::CredentialsInRequest`] for a request that cannot be sent as it is,
+    /// [`ErrorKind::Full`], [`ErrorKind::IdempotencyConflict`], storage errors; in each case nothing was kept. A
+    /// failed attempt is not an error, except for [`Delivery::Never`].
+    pub async fn send(self) -> Result<Outcome> {
+        let method = self.request.as_ref().map(|request| request.method.clone());
+        let delivery = match (self.delivery, method) {
+            (Some(delivery), _) => delivery,
+            (None, Ok(method)) if method.is_safe() => Delivery::OnFailure,
+            (None, _) => Delivery::WriteAhead,
+        };
+        let dispatch = self.dispatch.clone();
+        dispatch.send(self.check()?, delivery).await
+    }
+
+    /// Keeps it on disk and returns; the worker sends it in its turn.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub async fn enqueue(self) -> Result<Ticket> {
+        let dispatch = self.dispatch.clone();
+        dispatch.enqueue(self.check()?).await
+    }
+
+    fn check(self) -> Result<Draft> {
+        let mut request = self.request?;
+        let options = &self.dispatch.desk.parts.options;
+        let origin = Origin::of(&request.url)?;
+        options.allows(&origin)?;
+        check_size("the body", self.body.len() as u64, options.body_bytes_max)?;
+        check_size(
+            "the URL",
+            request.url.as_str().len() as u64,
+            URL_BYTES_MAX as u64,
+        )?;
+        let weigh = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+        let header_bytes = request.headers.iter().map(weigh).sum::<usize>();
+        check_size("the headers", header_bytes as u64, HEADER_BYTES_MAX as u64)?;
+        let key = match (self.key, request.headers.remove(&options.key_header)) {
+            (Some(key), _) => Some(key),
+            (None, Some(value)) => Some(key_from_header(&value)?),
+            (None, None) => None,
+        };
+        if let Some(key) = &key {
+            check_key(key)?;
+        }
+        let (headers, own_credentials) = split_credentials(&request.headers);
+        request.headers = headers;
+        let named = self
+            .lane
+            .or_else(|| options.lane_by.as_ref().and_then(|rule| rule(&request)));
+        let lane = named.map_or_else(|| Ok(Lane::default_lane()), Lane::new)?;
+        let retries = self
+            .max_retries
+            .unwrap_or_else(|| options.policy.max_retries);
+        Ok(Draft {
+            request,
+            body: self.body,
+            own_credentials,
+            key,
+            lane,
+            origin,
+            principal: self.principal.map(|p| word("principal", p)).transpose()?,
+            coalesce: self
+                .coalesce
+                .map(|c| word("coalescing key", c))
+                .transpose()?,
+            priority: self.priority,
+            attempts_max: retries.saturating_add(1),
+            expires_in: self.expires_in,
+            not_before: self.not_before,
+        })
+    }
+}
+
+/// A relative path joins the base, as a browser joins a link to a page in the folder `base`; a path with a leading
+/// slash joins it too, so that a base with a path (`https://api.example.com/v1`) keeps it.
+fn resolve(dispatch: &Dispatch, path: &str) -> Result<Url> {
+    if path.chars().any(char::is_control) {
+        return Err(Error::invalid("a path must not hold control characters"));
+    }
+    let options = &dispatch.desk.parts.options;
+    let url = match Url::parse(path) {
+        Ok(url) => url,
+        Err(_) if path.starts_with("//") => {
+            return Err(Error::invalid("a path must not start with two slashes"));
+        }
+        Err(_) => {
+            let base = options.base.as_str().trim_end_matches('/');
+            let joined = match path.trim_start_matches('/') {
+                rest if rest.starts_with(['?', '#']) => format!("{base}{rest}"),
+                "" if path.is_empty() => base.to_owned(),
+                rest => format!("{base}/{rest}"),
+            };
+            Url::parse(&joined).map_err(|e| bad("the path does not make a URL", e))?
+        }
+    };
+    check_url(&url)?;
+    options.allows(&Origin::of(&url)?)?;
+    Ok(url)
+}
+
+/// A URL that a request of this build may have.
+///
+/// # Errors
+///
+/// [`ErrorKind::Invalid`] for other schemes and for user names in URLs, [`ErrorKind::Unsupported`] for https in a
+/// build without TLS.
+pub(crate) fn check_url(url: &Url) -> Result<()> {
+    Origin::of(url)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        let text = "a URL must not hold a user name or a password: use `credentials(..)`";
+        return Err(Error::invalid(text));
+    }
+    if url.scheme() == "https" && !cfg!(feature = "rustls") {
+        let text = "this build has no TLS, so https cannot be sent: switch the feature `rustls` on";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(())
+}
+
+fn check_size(what: &str, bytes: u64, max: u64) -> Result<()> {
+    if bytes <= max {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{what} has {bytes} bytes, the limit is {max}"
+    )))
+}
+
+fn word(what: &str, text: String) -> Result<String> {
+    if text.is_empty() || text.len() > WORD_BYTES_MAX || text.chars().any(char::is_control) {
+        let text = format!("a {what} has 1 to {WORD_BYTES_MAX} bytes and no control characters");
+        return Err(Error::invalid(text));
+    }
+    Ok(text)
+}
+
+fn bad<E>(what: &str, source: E) -> Error
+where
+    E: Display + Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    Error::invalid(format!("{what}: {source}")).with_source(source)
+}

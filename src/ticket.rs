@@ -1,0 +1,131 @@
+//! The handle of a queued action: its id, its events, its end.
+
+use std::sync::Arc;
+
+use crate::action::{ActionId, Answer, DeadReason, Lane, Record, State};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{EventKind, Events, follow};
+use crate::parts::Parts;
+use crate::store::Find;
+
+/// The handle of a queued action. Keep its [`id`](Ticket::id): `SyncVault::ticket` gives the ticket
+/// back, also after a restart.
+#[derive(Clone, Debug)]
+#[must_use = "the action is on disk either way, but its id is the way to find it again"]
+pub struct Ticket {
+    parts: Arc<Parts>,
+    id: ActionId,
+    key: String,
+    lane: Lane,
+}
+
+/// How an action ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// The server answered 2xx; this is what is kept of the answer.
+    Delivered(Answer),
+    /// It is a dead letter.
+    Dead(DeadReason),
+    /// The app took it back.
+    Cancelled,
+    /// Its time was over.
+    Expired,
+    /// A newer action with the same coalescing key took its place.
+    Superseded,
+}
+
+impl Ticket {
+    pub(crate) fn of(parts: Arc<Parts>, record: &Record) -> Self {
+        Self {
+            parts,
+            id: record.id,
+            key: record.effective_key(),
+            lane: record.lane.clone(),
+        }
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn id(&self) -> ActionId {
+        self.id
+    }
+
+    /// The idempotency key: the caller's, or the id.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The lane.
+    #[must_use]
+    pub fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    /// Its events: first what is known, then what happens, up to the terminal one.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn events(&self) -> Result<Events> {
+        follow(&self.parts.hub, self.parts.store.clone(), Find::Id(self.id)).await
+    }
+
+    /// How it ended, if it has. The end is remembered for the key retention time (24 hours unless set),
+    /// dead letters until they are requeued or discarded.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when the action is not known (any more); storage errors.
+    pub async fn end(&self) -> Result<Option<End>> {
+        let Some(record) = self.parts.store.get(Find::Id(self.id)).await? else {
+            return Err(self.forgotten());
+        };
+        Ok(Some(match record.state {
+            State::Queued { .. } | State::InFlight { .. } => return Ok(None),
+            State::Delivered { status, at } => {
+                let kept = self.parts.store.answer(self.id).await?;
+                let answer = kept.and_then(|bytes| Answer::decode(bytes).ok());
+                End::Delivered(answer.unwrap_or_else(|| Answer::new(status, at)))
+            }
+            State::Dead { reason, .. } => End::Dead(reason),
+            State::Cancelled { .. } => End::Cancelled,
+            State::Expired { .. } => End::Expired,
+            State::Superseded { .. } => End::Superseded,
+        }))
+    }
+
+    /// Waits until it has ended, and tells how. Dropping the future changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when the action is not known (any more), [`ErrorKind::Closed`] when the vault
+    /// is shut down before the end, storage errors.
+    pub async fn wait(&self) -> Result<End> {
+        loop {
+            let mut events = self.events().await?;
+            let mut is_over = false;
+            while let Some(event) = events.next().await {
+                is_over = event.kind.is_terminal();
+                if matches!(event.kind, EventKind::Returned { .. }) {
+                    return Err(self.forgotten());
+                }
+            }
+            match self.end().await? {
+                Some(end) => return Ok(end),
+                // A dead letter was requeued between its event and our look: go on waiting.
+                None if is_over => {}
+                None => return Err(Error::closed()),
+            }
+        }
+    }
+
+    fn forgotten(&self) -> Error {
+        let text = format!(
+            "action {} is not known: it was never queued here, or is forgotten",
+            self.id
+        );
+        Error::new(ErrorKind::NotFound, text)
+    }
+}
