@@ -5,5 +5,7 @@ pub mod clock;
 pub mod decide;
 mod error;
 pub mod store;
+#[cfg(feature = "test-util")]
+pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};
