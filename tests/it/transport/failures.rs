@@ -22,6 +22,11 @@ async fn failure(server: &ChaosServer, behaviour: Behaviour) -> FailureKind {
         !format!("{failure} {failure:?}").contains("SECRET"),
         "{failure:?}"
     );
+    let source = std::error::Error::source(&failure).map(ToString::to_string);
+    assert!(
+        !source.unwrap_or_default().contains("QUERYSECRET"),
+        "the source shows the query"
+    );
     failure.kind()
 }
 
