@@ -191,6 +191,7 @@ macro_rules! __store_contract_rules {
                 a_direct_send_never_overtakes_a_queued_action
                 one_batch_leases_one_alone_of_a_lane
                 a_direct_send_waits_at_a_closed_gate
+                a_direct_send_waits_while_the_vault_is_paused
                 a_direct_send_waits_in_a_blocked_lane
                 a_direct_send_passes_a_dead_letter_that_stepped_aside
                 a_failed_direct_send_keeps_its_place

@@ -27,6 +27,7 @@ pub(super) struct Model {
     pub(super) gates: Vec<Gate>,
     pub(super) ledger: Ledger,
     pub(super) epoch: u64,
+    pub(super) is_paused: bool,
     places: u64,
 }
 
@@ -78,6 +79,14 @@ impl Kept {
 }
 
 impl Model {
+    /// An empty store in its first run.
+    pub(super) fn of_run(epoch: u64) -> Self {
+        Self {
+            epoch,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn get(&self, id: ActionId) -> Option<&Kept> {
         self.kept.iter().find(|kept| kept.record.id == id)
     }
@@ -185,6 +194,7 @@ impl Model {
         let pending = self.lane(&new.lane);
         let queued = pending.iter().any(|kept| kept.is_queued());
         let free = match append.direct {
+            _ if self.is_paused => false,
             Direct::No => false,
             Direct::Alone => pending.is_empty(),
             Direct::SideBySide => !queued,
