@@ -143,6 +143,7 @@ macro_rules! __store_contract_rules {
                 an_answer_can_be_kept_later
                 an_answer_is_not_kept_for_what_is_not_settled
                 hasten_cuts_waits_that_the_app_did_not_set
+                hasten_opens_gates_in_time
             }
             append {
                 a_fresh_place_is_empty
@@ -283,6 +284,7 @@ macro_rules! __store_contract_rules {
                 a_cursor_survives_a_restart
                 a_lane_tells_what_it_holds
                 the_oldest_pending_action_is_told
+                a_requeued_dead_letter_is_as_old_as_it_was
             }
             restart {
                 a_restart_loses_nothing

@@ -16,7 +16,11 @@ impl<F: StoreFactory> Walk<'_, F> {
             .choose(&all)
             .map_or_else(ActionId::new, |record| record.id);
         match self.rng.random_range(0..20) {
-            0..6 => self.cancel(id).await,
+            0..6 => {
+                let queued = self.of(Kept::is_queued);
+                let id = self.choose(&queued).map_or(id, |record| record.id);
+                self.cancel(id).await;
+            }
             6..12 => {
                 let dead = self.of(|kept| kept.record.state.is_dead());
                 let id = self.choose(&dead).map_or(id, |record| record.id);
@@ -60,8 +64,12 @@ impl<F: StoreFactory> Walk<'_, F> {
             (Amended::Done(records), Some(true)) => {
                 let due = records[0].due().expect("a requeued action is queued");
                 assert!(due <= self.rig.now, "a requeued action is ready at once");
-                self.model.requeue(id, due);
+                let (seq, kept) = (records[0].seq, self.model.get_mut(id));
+                // Where a letter goes that blocked its lane has a rule of its own.
+                let place = (kept.blocks && kept.record.seq == seq).then_some(kept.place);
+                self.model.requeue(id, due, place);
                 let kept = self.model.get_mut(id);
+                kept.record.seq = seq;
                 kept.record.wire = records[0].wire;
                 self.same_record(id, &records[0]);
             }
@@ -96,8 +104,7 @@ impl<F: StoreFactory> Walk<'_, F> {
     }
 
     async fn keep_answer(&mut self) {
-        let delivered = |kept: &Kept| matches!(kept.record.state, State::Delivered { .. });
-        let of = self.of(|kept| kept.record.state.is_pending() || delivered(kept));
+        let of = self.of(|kept| kept.record.state.is_pending() || kept.is_delivered());
         let Some(record) = self.choose(&of) else {
             return;
         };
@@ -120,6 +127,9 @@ impl<F: StoreFactory> Walk<'_, F> {
         let heads = self.model.heads(&Lease::default());
         let heads: Vec<_> = heads.into_iter().map(|(kept, _)| kept.record.id).collect();
         self.rig.amend(Amend::Hasten { until }).await;
+        for gate in &mut self.model.gates {
+            gate.closed_until = gate.closed_until.min(until);
+        }
         for record in self.of(Kept::is_queued) {
             let due = record.due().expect("queued");
             let got = self

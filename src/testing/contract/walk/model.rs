@@ -53,6 +53,10 @@ impl Kept {
         !self.record.state.is_pending() && !self.record.state.is_dead()
     }
 
+    pub(super) fn is_delivered(&self) -> bool {
+        matches!(self.record.state, State::Delivered { .. })
+    }
+
     /// When it came to its end.
     pub(super) fn ended(&self) -> Timestamp {
         match self.record.state {
@@ -311,9 +315,9 @@ impl Model {
         self.ledger.pending -= 1;
     }
 
-    /// To the end of the lane, due as the store says.
-    pub(super) fn requeue(&mut self, id: ActionId, due: Timestamp) {
-        let place = self.place();
+    /// To the end of the lane, or to this place, due as the store says.
+    pub(super) fn requeue(&mut self, id: ActionId, due: Timestamp, place: Option<u64>) {
+        let place = place.unwrap_or_else(|| self.place());
         let kept = self.get_mut(id);
         (kept.place, kept.blocks) = (place, false);
         kept.record.attempts_counted = 0;

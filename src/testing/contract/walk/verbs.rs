@@ -26,9 +26,14 @@ impl<F: StoreFactory> Walk<'_, F> {
         draft = draft.priority(self.rng.random_range(-1..=1));
         draft = draft.key_retention(Duration::from_millis(20_001));
         if self.chance(40) {
-            let key = format!("key {}", self.rng.random_range(0..12));
+            let key = format!("key {}", self.rng.random_range(0..20));
             let fingerprint = if self.chance(20) { "other" } else { "f" };
-            draft = draft.key(&key).fingerprint(fingerprint);
+            // A key whose action ended without delivery has rules of its own.
+            let ended = |kept: &Kept| kept.is_settled() && !kept.is_delivered();
+            let ended = |kept: &Kept| ended(kept) && kept.record.key.as_ref() == Some(&key);
+            if !self.model.kept.iter().any(ended) {
+                draft = draft.key(&key).fingerprint(fingerprint);
+            }
         }
         if self.chance(30) {
             draft = draft.principal("p");
@@ -44,7 +49,7 @@ impl<F: StoreFactory> Walk<'_, F> {
             let direct = [Direct::Alone, Direct::SideBySide];
             return draft.direct(direct[self.rng.random_range(0..2)]);
         }
-        if self.chance(15) {
+        if draft.as_record().key.is_none() && self.chance(25) {
             draft = draft.coalesce("together");
         }
         if self.chance(20) {
@@ -60,23 +65,20 @@ impl<F: StoreFactory> Walk<'_, F> {
         for (draft, got) in drafts.into_iter().zip(appended) {
             let id = draft.id();
             let want = self.model.append(&draft.into_append());
-            let got = match got {
+            let (got, added) = match got {
                 Appended::Queued { record, superseded } => {
-                    assert_eq!(record.id, id);
-                    Want::Queued {
-                        superseded: superseded.map(|record| record.id),
-                    }
+                    let superseded = superseded.map(|record| record.id);
+                    (Want::Queued { superseded }, Some(record))
                 }
-                Appended::Leased { record } => {
-                    assert_eq!(record.id, id);
-                    Want::Leased
-                }
-                Appended::Known { record } => Want::Known(record.id),
-                Appended::Conflict { id } => Want::Conflict(id),
+                Appended::Leased { record } => (Want::Leased, Some(record)),
+                Appended::Known { record } => (Want::Known(record.id), None),
+                Appended::Conflict { id } => (Want::Conflict(id), None),
                 Appended::Full { limit } => panic!("nothing is full here: {limit}"),
             };
             assert_eq!(got, want);
-            if matches!(got, Want::Queued { .. } | Want::Leased) {
+            if let Some(record) = added {
+                self.model.get_mut(id).record.seq = record.seq;
+                self.same_record(id, &record);
                 self.may_forget_earlier_holders(id).await;
             }
         }
@@ -149,7 +151,11 @@ impl<F: StoreFactory> Walk<'_, F> {
                 settles.push(settle);
             }
             if self.chance(10) {
-                let (attempt, epoch) = (record.attempts, self.model.epoch - 1);
+                let (attempt, epoch) = if self.chance(50) {
+                    (record.attempts, self.model.epoch - 1)
+                } else {
+                    (record.attempts - 1, self.model.epoch)
+                };
                 record.state = State::InFlight { attempt, epoch };
                 settles.insert(0, settle_of(&record, Settlement::Returned));
             }
@@ -238,8 +244,13 @@ impl<F: StoreFactory> Walk<'_, F> {
             .collect();
         let leased: HashSet<ActionId> = got.leased.iter().map(|one| one.record.id).collect();
         assert_eq!(leased.len(), got.leased.len(), "leased twice");
-        let strangers: Vec<_> = leased.iter().filter(|id| !ready.contains_key(id)).collect();
-        assert!(strangers.is_empty(), "leased but not ready: {strangers:?}");
+        for stranger in leased.iter().filter(|id| !ready.contains_key(id)) {
+            let kept = self.model.get(*stranger);
+            panic!(
+                "leased but not ready: {kept:?}, by gates {:?}",
+                self.model.gates
+            );
+        }
         let room = |name: &str| {
             let limit = lease
                 .origin_slots
