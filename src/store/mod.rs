@@ -1,7 +1,15 @@
 //! WHERE it rests: the `Store` trait and the values it takes and gives.
 //! A verb has happened on disk, whole, when it returns; or not at all.
 
+#[cfg_attr(
+    not(feature = "sled"),
+    allow(dead_code, reason = "only stores on disk make such files")
+)]
 mod bodies;
+#[cfg_attr(
+    not(feature = "sled"),
+    allow(dead_code, reason = "only stores on disk have a directory")
+)]
 mod dir;
 pub mod kv;
 mod memory;
