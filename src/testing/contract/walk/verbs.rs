@@ -244,7 +244,7 @@ impl<F: StoreFactory> Walk<'_, F> {
             .collect();
         let leased: HashSet<ActionId> = got.leased.iter().map(|one| one.record.id).collect();
         assert_eq!(leased.len(), got.leased.len(), "leased twice");
-        for stranger in leased.iter().filter(|id| !ready.contains_key(id)) {
+        if let Some(stranger) = leased.iter().find(|id| !ready.contains_key(id)) {
             let kept = self.model.get(*stranger);
             panic!(
                 "leased but not ready: {kept:?}, by gates {:?}",
