@@ -34,3 +34,7 @@ pub use ticket::{End, Ticket};
 pub use transport::{Credentials, bearer};
 pub use vault::{Cancellation, Cleared, SyncVault, WhyPending};
 pub use worker::{DrainReport, Stopped};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
