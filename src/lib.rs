@@ -24,7 +24,7 @@ mod worker;
 pub use action::{Action, ActionId, Answer, Counts, DeadReason, Ledger, State, WireState};
 pub use builder::SyncVaultBuilder;
 pub use dead_letters::DeadLetters;
-pub use decide::{Backoff, RetryPolicy};
+pub use decide::{Backoff, DeadLane, RetryPolicy};
 pub use dispatch::{Delivery, Outcome};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
