@@ -38,9 +38,9 @@ async fn main() -> Result {
 async fn open(server: &Server, dir: &std::path::Path, dead_lane: DeadLane) -> Result<SyncVault> {
     let vault = SyncVault::builder(server.url())
         .storage_path(dir)
+        .retry_policy(impatient())
         .lane_by(|request| request.url.path().split('/').nth(2).map(str::to_owned))
         .dead_lane(dead_lane)
-        .retry_policy(impatient())
         .build();
     Ok(vault.await?)
 }

@@ -40,7 +40,10 @@ async fn app(url: &str, vault: &Path, orders: RangeInclusive<u32>) -> Result<()>
         .retry_policy(impatient())
         .build()
         .await?;
-    println!("{} orders wait on disk", vault.pending_count().await?);
+    match vault.pending_count().await? {
+        0 => {}
+        pending => println!("{pending} orders are on disk from before"),
+    }
 
     for number in orders {
         let outcome = vault
@@ -66,15 +69,13 @@ async fn watch_it_drain(vault: &SyncVault) -> Result<()> {
     let mut events = vault.events();
     let total = vault.pending_count().await?;
     let bar = progress_bar(total)?;
-    loop {
-        let pending = vault.pending_count().await?;
-        bar.set_position(total - pending);
-        if pending == 0 {
-            break;
-        }
+    let mut pending = total;
+    while pending > 0 {
         let Some(event) = events.next().await else {
             break;
         };
+        pending = vault.pending_count().await?;
+        bar.set_position(total.saturating_sub(pending));
         tell(&bar, &event);
     }
     bar.abandon();
@@ -90,13 +91,14 @@ fn tell(bar: &ProgressBar, event: &Event) {
         other => format!("{key} {other:?}"),
     };
     if bar.is_hidden() {
-        println!("{line}");
+        let (done, total) = (bar.position(), bar.length().unwrap_or_default());
+        println!("[{done}/{total}] {line}");
     } else {
         bar.println(line);
     }
 }
 
-/// Shown on a terminal only; elsewhere the events alone tell the story.
+/// Drawn on a terminal only; elsewhere each line says how far it is.
 fn progress_bar(total: u64) -> Result<ProgressBar> {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stdout());
     bar.set_style(ProgressStyle::with_template(
@@ -166,7 +168,7 @@ impl Book {
     /// Applies an order, unless it was applied before.
     fn apply(&mut self, key: &str) -> Result<bool> {
         let is_new = self.keys.insert(key.to_owned());
-        let what = if is_new { "applied" } else { "asked again for" };
+        let what = if is_new { "applied" } else { "knew" };
         writeln!(self.file, "{what} {key}")?;
         println!("{what} {key}");
         Ok(is_new)
@@ -243,15 +245,22 @@ fn stage() -> Result<()> {
 
 /// Compares what the server did with what the app acknowledged: every order, once, in order.
 fn check(book: &str) -> Result<()> {
-    let list = |what| -> Vec<&str> { book.lines().filter_map(|l| l.strip_prefix(what)).collect() };
-    let (applied, again) = (list("applied "), list("asked again for "));
-    println!("\n5. What the server did.\n");
-    println!("  applied:   {}", applied.join(" "));
-    println!("  knew them: {}", again.join(" "));
-    if applied != (1..=LAST).map(|n| format!("order-{n}")).collect::<Vec<_>>() {
-        return Err(format!("order-1 to order-{LAST} were not applied once each, in order").into());
+    let (mut applied, mut again) = (Vec::new(), Vec::new());
+    for line in book.lines() {
+        match line.split_once(' ') {
+            Some(("applied", key)) => applied.push(key),
+            Some((_, key)) => again.push(key),
+            None => {}
+        }
     }
-    println!("\nAll {LAST} orders were applied, each once, in order.");
+    println!("\n5. What the server did.\n");
+    println!("  applied:                {}", applied.join(" "));
+    println!("  knew, and did not redo: {}", again.join(" "));
+    let wanted: Vec<String> = (1..=LAST).map(|number| format!("order-{number}")).collect();
+    if applied != wanted {
+        return Err("not every acknowledged order was applied once, in order".into());
+    }
+    println!("\nAll {LAST} acknowledged orders were applied, each once, in order.");
     Ok(())
 }
 
