@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::advance::Step;
+use super::append::Incoming;
 use super::keys::{self, Place};
 use super::queue::Queue;
 use super::records::Kept;

@@ -27,7 +27,7 @@ impl<F: StoreFactory> Rig<'_, F> {
     /// Counts and ledger, which must agree.
     pub(super) async fn totals(&self) -> Totals {
         let totals = self.store.totals().await.expect("totals");
-        let Totals { counts, ledger } = totals;
+        let Totals { counts, ledger, .. } = totals;
         assert!(ledger.is_balanced(), "the ledger is balanced: {ledger:?}");
         assert_eq!(
             counts.pending, ledger.pending,

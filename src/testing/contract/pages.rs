@@ -172,6 +172,7 @@ pub async fn a_lane_tells_what_it_holds(factory: &impl StoreFactory) {
     let want = |head: usize, pending, in_flight| crate::store::LaneTotals {
         pending,
         in_flight,
+        direct: 0,
         head: queued.get(head).map(|record| record.id),
         blocked_by: None,
     };

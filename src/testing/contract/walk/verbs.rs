@@ -284,9 +284,9 @@ impl<F: StoreFactory> Walk<'_, F> {
     fn timer_is_right(&self, got: &Advanced) {
         match self.model.next_due() {
             Some(due) if due <= self.rig.now => {
-                assert!(got.next_due.is_some_and(|due| due <= self.rig.now));
+                assert!(got.next_wake().is_some_and(|due| due <= self.rig.now));
             }
-            due => assert_eq!(got.next_due, due),
+            due => assert_eq!(got.next_wake(), due),
         }
     }
 }
