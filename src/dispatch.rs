@@ -221,6 +221,7 @@ impl Desk {
         append.direct = direct;
         append.limits = self.parts.options.limits;
         append.key_retention = self.parts.options.retention.age;
+        let _coming = self.parts.hub.coming(append.record.id);
         let appended = self.parts.store.append(vec![append]).await?;
         let admitted = self.admit(appended.into_iter().next(), now)?;
         self.parts.hub.set_totals(self.parts.store.totals().await?);
