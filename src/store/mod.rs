@@ -375,7 +375,7 @@ pub struct Advanced {
     pub leased: Vec<Leased>,
     /// Actions that expired on the way.
     pub expired: Vec<Record>,
-    /// The earliest time at which something can be leased, gates included. Nothing when time alone cannot help.
+    /// The earliest time at which something can be leased: gates and origin slots count. Nothing when time cannot help.
     pub next_due: Option<Timestamp>,
     /// The earliest time at which a queued action expires.
     pub next_expiry: Option<Timestamp>,
