@@ -84,8 +84,8 @@ impl DeadLetters {
         let _coming = self.parts.hub.coming(id);
         let amended = self.parts.store.amend(Amend::Requeue { id, now }).await?;
         let record = self.one(id, amended)?;
+        self.parts.refresh_totals().await;
         self.parts.hub.publish(&record, EventKind::Queued, now);
-        self.parts.hub.set_totals(self.parts.store.totals().await?);
         self.parts.wake.notify_one();
         Ok(Ticket::of(self.parts.clone(), &record))
     }
@@ -128,7 +128,7 @@ impl DeadLetters {
     pub async fn discard(&self, id: ActionId) -> Result<()> {
         let amended = self.parts.store.amend(Amend::Discard { id }).await?;
         self.one(id, amended)?;
-        self.parts.hub.set_totals(self.parts.store.totals().await?);
+        self.parts.refresh_totals().await;
         self.parts.wake.notify_one();
         Ok(())
     }

@@ -223,9 +223,8 @@ impl Desk {
         append.key_retention = self.parts.options.retention.age;
         let _coming = self.parts.hub.coming(append.record.id);
         let appended = self.parts.store.append(vec![append]).await?;
-        let admitted = self.admit(appended.into_iter().next(), now)?;
-        self.parts.hub.set_totals(self.parts.store.totals().await?);
-        Ok(admitted)
+        self.parts.refresh_totals().await;
+        self.admit(appended.into_iter().next(), now)
     }
 
     fn admit(&self, appended: Option<Appended>, now: Timestamp) -> Result<Admitted> {

@@ -315,6 +315,15 @@ impl Parts {
         self.sleeps_until.store(millis, Ordering::SeqCst);
     }
 
+    /// Publishes the counts as the store has them now. Before the event of what changed them: who hears of it and then
+    /// asks for the status must not see older ones.
+    pub(crate) async fn refresh_totals(&self) {
+        match self.store.totals().await {
+            Ok(totals) => self.hub.set_totals(totals),
+            Err(error) => tracing::warn!(%error, "the counts cannot be read"),
+        }
+    }
+
     /// Recomputes whether the base origin is believed to be there, and tells who watches.
     pub(crate) fn refresh_connection(&self) {
         let belief = match *self.mode.borrow() {

@@ -236,6 +236,7 @@ impl Worker {
 
     fn publish(&mut self, done: &Advanced) {
         let now = self.parts.now();
+        self.parts.hub.set_totals(done.totals);
         let finished = std::mem::take(&mut self.finished);
         for (finished, record) in finished.into_iter().zip(&done.settled) {
             // A poison request makes a gateway answer 502 for ever. Only another answer of the origin tells
@@ -257,7 +258,6 @@ impl Worker {
         for record in &done.expired {
             self.parts.hub.publish(record, EventKind::Expired, now);
         }
-        self.parts.hub.set_totals(done.totals);
         self.parts.refresh_connection();
     }
 
