@@ -1,0 +1,10 @@
+//! Helps for tests, behind the feature `test-util`: a clock, a server and a faulty store to put in the seams.
+//! Nothing here is part of a running vault.
+
+mod clock;
+mod faults;
+mod server;
+
+pub use clock::TestClock;
+pub use faults::{Fault, Faults, FaultyStore, Verb};
+pub use server::{FakeServer, FakeTransport, Reply, Seen};
