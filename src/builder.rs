@@ -179,13 +179,13 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// How many counted retries an action gets. Default: 5. Being offline, 429 and 503 do not count.
+    /// How many counted retries an action gets. Default: 10. Being offline, 429 and 503 do not count.
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.policy.max_retries = retries;
         self
     }
 
-    /// The wait of an action between its attempts. Default: 1 second doubling to 5 minutes, full jitter.
+    /// The wait of an action between its attempts. Default: 2 seconds doubling to 10 minutes, full jitter.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.policy.backoff = backoff;
         self

@@ -220,7 +220,7 @@ fn of_status(observation: &Observation<'_>, status: u16, after: Option<Duration>
         407 | 502 | 503 | 504 | 520..=530 => {
             let is_own_trouble = observation.origin_well_since == OriginWell::Yes;
             match (is_own_trouble, after) {
-                (true, None) => retry(Origin, Counted::Yes),
+                (true, None) => retry(Action, Counted::Yes),
                 _ => retry(Origin, Counted::No),
             }
         }

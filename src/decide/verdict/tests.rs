@@ -98,7 +98,7 @@ fn expected(case: &Case) -> Verdict {
         Row::RetryAction => retry(RetryScope::Action, Counted::Yes),
         Row::RetryOrigin => retry(RetryScope::Origin, Counted::No),
         Row::Gateway if case.well == OriginWell::Yes && case.after.is_none() => {
-            retry(RetryScope::Origin, Counted::Yes)
+            retry(RetryScope::Action, Counted::Yes)
         }
         Row::Gateway => retry(RetryScope::Origin, Counted::No),
         Row::Unreachable => Verdict::Unreachable,
@@ -202,7 +202,7 @@ fn a_wait_that_cannot_be_understood_is_no_wait() {
     let mut seen = Observation::new(&method, &origin, answer, Timestamp::EPOCH);
     seen.origin_well_since = OriginWell::Yes;
     let want = Verdict::Retry {
-        scope: RetryScope::Origin,
+        scope: RetryScope::Action,
         counts: Counted::Yes,
         after: None,
     };
