@@ -2,6 +2,9 @@
 
 /// A scripted HTTP server on raw TCP that does what servers and networks do on bad days.
 mod chaos_server;
+/// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
+#[cfg(feature = "sled")]
+mod crash;
 /// The direction between modules, and small files.
 mod layout;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.
