@@ -164,6 +164,13 @@ impl FaultyStore {
         }
     }
 
+    /// As [`new`](Self::new), with faults that another store has too: one disk under a vault that is opened again.
+    #[must_use]
+    pub fn with_faults(inner: Arc<dyn Store>, faults: &Faults) -> Self {
+        let faults = faults.clone();
+        Self { inner, faults }
+    }
+
     /// What says how it fails.
     #[must_use]
     pub fn faults(&self) -> Faults {

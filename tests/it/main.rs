@@ -7,5 +7,8 @@ mod chaos_server;
 mod crash;
 /// The direction between modules, and small files.
 mod layout;
+/// Fail the Nth store call, drop the Nth await.
+#[cfg(feature = "test-util")]
+mod store_faults;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.
 mod transport;
