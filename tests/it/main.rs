@@ -7,6 +7,9 @@ mod chaos_server;
 mod crash;
 /// The direction between modules, and small files.
 mod layout;
+/// Power cuts, with root and a loop device only.
+#[cfg(feature = "sled")]
+mod power_cut;
 /// Fail the Nth store call, drop the Nth await.
 #[cfg(feature = "test-util")]
 mod store_faults;

@@ -126,6 +126,12 @@ impl History {
         }
     }
 
+    /// What is known to be lost is not looked for again.
+    pub(crate) fn forget(&mut self, lost: &BTreeSet<Place>) {
+        self.acked.retain(|place| !lost.contains(place));
+        self.kept -= lost.len() as u64;
+    }
+
     /// What must hold whenever a vault is opened, whatever happened before.
     fn inspect(&mut self, found: &Holdings) {
         let mut check = |is_well: bool, what: &str| {

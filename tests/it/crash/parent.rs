@@ -75,9 +75,19 @@ impl Parent {
         if let Some(status) = self.child.try_wait().expect("a status") {
             self.fail(&format!("it ended by itself: {status}")).await;
         }
+        self.kill_dead_or_alive(history).await;
+    }
+
+    /// SIGKILL, also for a child that may have ended by itself because its disk is gone.
+    pub(crate) async fn kill_dead_or_alive(mut self, history: &mut History) {
         self.child.start_kill().expect("killed");
         while self.hear(history).await.is_some() {}
         self.child.wait().await.expect("its end");
+    }
+
+    pub(crate) async fn wait_for_end(mut self) {
+        let status = self.child.wait().await.expect("its end");
+        assert!(status.success(), "a child ended with {status}");
     }
 
     /// Hears a child to the end of its task. What it holds then.
