@@ -13,5 +13,7 @@ mod power_cut;
 /// Fail the Nth store call, drop the Nth await.
 #[cfg(feature = "test-util")]
 mod store_faults;
+/// Whole-vault stories over real HTTP.
+mod story;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.
 mod transport;

@@ -40,6 +40,7 @@ impl<E: Engine> Queue<E> {
         self.trim(&advance.retention, now)?;
         self.arm(now)?;
         done.next_due = self.next_due()?;
+        done.next_expiry = self.next_expiry()?;
         done.totals = self.totals_now()?;
         Ok(done)
     }
@@ -118,7 +119,7 @@ impl<E: Engine> Queue<E> {
         record.state = state;
         record.attempts += 1;
         record.first_attempt.get_or_insert(now);
-        record.last_attempt = Some(now);
+        record.previous_attempt = record.last_attempt.replace(now);
         record.wire = WireState::MaybeSent;
         let place = keys::Place {
             id: record.id,
@@ -136,6 +137,12 @@ impl<E: Engine> Queue<E> {
     /// The lease is over; the action stays pending at its place.
     pub(super) fn end_attempt(&mut self, record: &Record) -> Result<()> {
         self.txn.delete(keys::in_flight(record.id));
+        if let Some(direct) = self.direct.get_mut(&record.lane) {
+            direct.remove(&record.id);
+            if direct.is_empty() {
+                self.direct.remove(&record.lane);
+            }
+        }
         let row = self.lane_mut(&record.lane)?;
         row.in_flight = row.in_flight.saturating_sub(1);
         let counts = &mut self.tally.counts;
@@ -164,12 +171,16 @@ impl<E: Engine> Queue<E> {
         Ok(expired)
     }
 
-    /// The earliest time at which a head can be leased or something expires.
-    fn next_due(&mut self) -> Result<Option<Timestamp>> {
-        let expiry = self.expiry.peek(&self.txn)?;
-        let mut next = expiry
+    fn next_expiry(&mut self) -> Result<Option<Timestamp>> {
+        let first = self.expiry.peek(&self.txn)?;
+        first
             .map(|(key, _)| keys::number_at(&key, 1).map(Timestamp::from_millis))
-            .transpose()?;
+            .transpose()
+    }
+
+    /// The earliest time at which a head can be leased.
+    fn next_due(&mut self) -> Result<Option<Timestamp>> {
+        let mut next: Option<Timestamp> = None;
         for group in self.ready.groups() {
             let Some((head, _)) = self.ready.first(&self.txn, group)? else {
                 continue;

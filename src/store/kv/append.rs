@@ -4,7 +4,7 @@ use super::Engine;
 use super::keys;
 use super::queue::Queue;
 use super::records::{Found, Kept};
-use crate::action::{Record, State, WireState};
+use crate::action::{Lane, Record, State, WireState};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::store::{Append, Appended, Direct, Limits};
@@ -143,11 +143,12 @@ impl<E: Engine> Queue<E> {
         if self.gates.open_at(&pair, &[]) > now {
             return Ok(false);
         }
+        let side_by_side = self.direct_in(&record.lane);
         let Some(row) = self.lane_row(&record.lane)? else {
             return Ok(true);
         };
         let has_room = match direct {
-            Direct::SideBySide => row.queued() == 0,
+            Direct::SideBySide => row.pending == side_by_side,
             _ => row.pending == 0,
         };
         Ok(has_room && row.blocked.is_empty())
@@ -158,7 +159,14 @@ impl<E: Engine> Queue<E> {
         self.start_attempt(record, now)?;
         self.write_birth(record, body)?;
         self.in_flight.insert(record.id, record.clone());
+        let direct = self.direct.entry(record.lane.clone()).or_default();
+        direct.insert(record.id);
         Ok(())
+    }
+
+    /// How many direct sends of a lane are in flight.
+    pub(super) fn direct_in(&self, lane: &Lane) -> u64 {
+        self.direct.get(lane).map_or(0, |ids| ids.len() as u64)
     }
 
     /// Indexes what a queued action needs beside its place: its expiry, and its coalescing key until it is tried.

@@ -59,10 +59,6 @@ impl LaneRow {
         self.pending == 0 && self.blocked.is_empty()
     }
 
-    pub(super) fn queued(&self) -> u64 {
-        self.pending.saturating_sub(self.in_flight)
-    }
-
     /// The id that should stand among the ready heads.
     fn head(&self) -> Option<ActionId> {
         let is_open = self.in_flight == 0 && self.blocked.is_empty();

@@ -1,7 +1,7 @@
 //! The queue itself: one thread, no clock, commands in and values out. What several commands write
 //! goes to the engine in one durable step; what is kept in memory here can be read again from the engine.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,9 @@ pub(super) struct Queue<E> {
     /// Lanes whose row is to be written.
     pub(super) dirty: BTreeSet<Lane>,
     pub(super) in_flight: HashMap<ActionId, Record>,
+    /// Direct sends in flight, lane by lane: they stand in no other direct send's way.
+    pub(super) direct: HashMap<Lane, HashSet<ActionId>>,
+    commits: u64,
     /// Heads that were decoded lately.
     pub(super) heads: HashMap<ActionId, Record>,
     pub(super) gates: Gates,
@@ -77,6 +80,8 @@ impl<E: Engine> Queue<E> {
             touched: BTreeSet::new(),
             dirty: BTreeSet::new(),
             in_flight: HashMap::new(),
+            direct: HashMap::new(),
+            commits: 0,
             heads: HashMap::new(),
             gates: Gates::default(),
             ready: Ready::default(),
@@ -118,6 +123,7 @@ impl<E: Engine> Queue<E> {
             self.tally_written = self.tally.clone();
         }
         self.txn.commit()?;
+        self.commits += 1;
         if self.lanes.len() > WARM_MAX {
             self.lanes.clear();
         }
@@ -129,6 +135,7 @@ impl<E: Engine> Queue<E> {
 
     pub(super) fn totals(&self) -> Totals {
         Totals {
+            commit: self.commits,
             counts: self.tally.counts,
             ledger: self.tally.ledger,
         }
@@ -137,7 +144,10 @@ impl<E: Engine> Queue<E> {
     /// Counts and ledger in the middle of a group, heads included.
     pub(super) fn totals_now(&mut self) -> Result<Totals> {
         self.tally.counts.oldest = self.oldest_created()?;
-        Ok(self.totals())
+        let mut totals = self.totals();
+        // As the commit that makes them durable will count.
+        totals.commit += 1;
+        Ok(totals)
     }
 
     pub(super) fn row<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {

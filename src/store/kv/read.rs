@@ -49,10 +49,12 @@ impl<E: Engine> Queue<E> {
     }
 
     pub(super) fn lane(&mut self, lane: &Lane) -> Result<LaneTotals> {
+        let direct = self.direct_in(lane);
         let Some(row) = self.lane_row(lane)? else {
             return Ok(LaneTotals::default());
         };
         Ok(LaneTotals {
+            direct,
             pending: row.pending,
             in_flight: row.in_flight,
             head: row.first.map(|first| first.id),
