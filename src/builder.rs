@@ -23,7 +23,9 @@ use crate::parts::{
 };
 use crate::request::check_url;
 use crate::store::{Amend, Limits, Opened, Retention, Store};
-use crate::transport::{CredentialDesk, CredentialRequest, IntoCredentials, ReqwestTransport, Timeouts, Transport};
+use crate::transport::{
+    CredentialDesk, CredentialRequest, IntoCredentials, ReqwestTransport, Timeouts, Transport,
+};
 use crate::vault::SyncVault;
 use crate::worker::{Mail, Worker};
 
