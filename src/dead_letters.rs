@@ -65,7 +65,7 @@ impl DeadLetters {
         let amended = self.parts.store.amend(Amend::Requeue { id, now }).await?;
         let record = self.one(id, amended)?;
         self.parts.hub.publish(&record, EventKind::Queued, now);
-        self.parts.hub.set_totals(self.parts.store.totals().await?);
+        self.parts.publish_totals().await;
         self.parts.wake.notify_one();
         Ok(Ticket::of(self.parts.clone(), &record))
     }
@@ -108,7 +108,7 @@ impl DeadLetters {
     pub async fn discard(&self, id: ActionId) -> Result<()> {
         let amended = self.parts.store.amend(Amend::Discard { id }).await?;
         self.one(id, amended)?;
-        self.parts.hub.set_totals(self.parts.store.totals().await?);
+        self.parts.publish_totals().await;
         self.parts.wake.notify_one();
         Ok(())
     }

@@ -223,7 +223,7 @@ impl Desk {
         append.key_retention = self.parts.options.retention.age;
         let appended = self.parts.store.append(vec![append]).await?;
         let admitted = self.admit(appended.into_iter().next(), now)?;
-        self.parts.hub.set_totals(self.parts.store.totals().await?);
+        self.parts.publish_totals().await;
         Ok(admitted)
     }
 

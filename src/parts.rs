@@ -299,6 +299,15 @@ impl Parts {
             .send_if_modified(|current| std::mem::replace(current, belief) != belief);
     }
 
+    /// Publishes the newest counts. A store that cannot tell them now changes nothing about what it took: the verb before
+    /// is done, and its caller must hear so.
+    pub(crate) async fn publish_totals(&self) {
+        match self.store.totals().await {
+            Ok(totals) => self.hub.set_totals(totals),
+            Err(error) => tracing::warn!(%error, "the counts are not up to date"),
+        }
+    }
+
     /// Takes the turn in a named lane: its direct sends go one at a time, in the order of the calls.
     pub(crate) async fn turn(&self, lane: &Lane) -> OwnedMutexGuard<()> {
         let turn = {

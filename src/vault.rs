@@ -303,7 +303,7 @@ impl SyncVault {
                 for record in &records {
                     parts.hub.publish(record, EventKind::Cancelled, now);
                 }
-                parts.hub.set_totals(parts.store.totals().await?);
+                parts.publish_totals().await;
                 parts.wake.notify_one();
                 Ok(Cancellation::Cancelled)
             }

@@ -439,7 +439,10 @@ impl Worker {
         for finished in &mut self.finished {
             // Its action is on disk: whoever waits for the settle need not wait for the disk.
             drop(finished.reply.take());
+            // Nor need the next of its lane: the store queues it behind this one, or says that it cannot.
+            drop(finished.turn.take());
         }
+        self.passes.fail(error);
         self.failures = self.failures.saturating_add(1);
         let pause = Duration::from_secs(1 << self.failures.min(5));
         tracing::error!(%error, pause_s = pause.as_secs(), "the store failed, will try again");
