@@ -87,9 +87,12 @@ impl Story {
     /// Does something until it is acknowledged.
     async fn insist<T>(&mut self, what: &str, act: impl AsyncFn(&SyncVault) -> Result<T>) -> T {
         for _ in 0..4 {
-            let done = match self.vault().await {
-                Ok(vault) => act(&vault).await,
-                Err(error) => Err(error),
+            let called = async {
+                let vault = self.vault().await?;
+                act(&vault).await
+            };
+            let Ok(done) = tokio::time::timeout(LONG, called).await else {
+                panic!("{what}: it neither returns nor fails");
             };
             match done {
                 Ok(done) => return done,
