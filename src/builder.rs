@@ -30,6 +30,21 @@ use crate::vault::SyncVault;
 use crate::worker::{Mail, Worker};
 
 /// Builds a [`SyncVault`]. Every option has a default that is safe.
+///
+/// ```
+/// # async fn example() -> syncvault::Result<()> {
+/// use std::time::Duration;
+/// use syncvault::SyncVault;
+///
+/// let vault = SyncVault::builder("https://api.example.com/v1")
+///     .storage_path("vault")
+///     .max_retries(10)
+///     .read_timeout(Duration::from_secs(60))
+///     .pending_max(10_000)
+///     .build()
+///     .await?;
+/// # Ok(()) }
+/// ```
 #[must_use = "a builder does nothing until `build()`"]
 pub struct SyncVaultBuilder {
     base_url: String,
@@ -175,7 +190,19 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// The rules for trying again, all at once. The options below change single ones.
+    /// The rules for trying again, all at once. It replaces `max_retries`, `backoff`, `count_unreachable` and
+    /// `dead_lane`: call it before them.
+    ///
+    /// # A server that is known to come back soon
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use syncvault::{Backoff, RetryPolicy, SyncVault};
+    ///
+    /// let mut policy = RetryPolicy::default();
+    /// policy.origin_backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(2));
+    /// let builder = SyncVault::builder("http://192.168.1.20").retry_policy(policy);
+    /// ```
     pub fn retry_policy(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
         self
@@ -201,6 +228,13 @@ impl SyncVaultBuilder {
     }
 
     /// What a lane does when its first action becomes a dead letter. Default: the lane goes on.
+    ///
+    /// Let it wait when later actions make no sense without earlier ones:
+    ///
+    /// ```
+    /// use syncvault::{DeadLane, SyncVault};
+    /// let builder = SyncVault::builder("https://api.example.com").dead_lane(DeadLane::Block);
+    /// ```
     pub fn dead_lane(mut self, lane: DeadLane) -> Self {
         self.policy.dead_lane = lane;
         self
@@ -273,11 +307,28 @@ impl SyncVaultBuilder {
     /// Puts credentials on each attempt; they are never stored. The closure is asked for every attempt, and once with
     /// `refresh` when the server answered 401.
     ///
+    /// # A token
+    ///
     /// ```
     /// # async fn token() -> String { String::new() }
     /// use syncvault::{SyncVault, bearer};
     /// let builder = SyncVault::builder("https://api.example.com")
     ///     .credentials(|_request| async { bearer(token().await) });
+    /// ```
+    ///
+    /// # A token that is kept in memory, and renewed when the server refuses it
+    ///
+    /// ```
+    /// # async fn kept() -> Option<String> { None }
+    /// # async fn renew() -> std::io::Result<String> { Ok(String::new()) }
+    /// use syncvault::{SyncVault, bearer, transport::Refresh};
+    ///
+    /// let builder = SyncVault::builder("https://api.example.com").credentials(|request| async move {
+    ///     match (request.refresh, kept().await) {
+    ///         (Refresh::No, Some(token)) => Ok(bearer(token)),
+    ///         _ => renew().await.map(bearer),
+    ///     }
+    /// });
     /// ```
     pub fn credentials<F, Fut, C>(mut self, provider: F) -> Self
     where
@@ -296,6 +347,14 @@ impl SyncVaultBuilder {
     }
 
     /// Derives the lane of requests that name none, by resource, say. Nothing = the default lane.
+    ///
+    /// ```
+    /// use syncvault::SyncVault;
+    ///
+    /// // `/jobs/7/photos` and `/jobs/7/done` keep their order; `/jobs/8/done` does not wait for them.
+    /// let builder = SyncVault::builder("https://api.example.com")
+    ///     .lane_by(|request| request.url.path().split('/').nth(2).map(str::to_owned));
+    /// ```
     pub fn lane_by<F>(mut self, rule: F) -> Self
     where
         F: Fn(&StoredRequest) -> Option<String> + Send + Sync + 'static,
@@ -305,6 +364,14 @@ impl SyncVaultBuilder {
     }
 
     /// Called for each dead letter, after it is on disk. A panic in it is caught.
+    ///
+    /// ```
+    /// # async fn alert(text: String) {}
+    /// use syncvault::SyncVault;
+    ///
+    /// let builder = SyncVault::builder("https://api.example.com")
+    ///     .on_dead_letter(|letter| async move { alert(format!("{}: {}", letter.action.key, letter.reason)).await });
+    /// ```
     pub fn on_dead_letter<F, Fut>(mut self, callback: F) -> Self
     where
         F: Fn(DeadLetter) -> Fut + Send + Sync + 'static,

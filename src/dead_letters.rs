@@ -11,6 +11,25 @@ use crate::store::{Amend, Amended, Part, Query};
 use crate::ticket::Ticket;
 
 /// The dead letters of a vault. Made by [`SyncVault::dead_letters`](crate::SyncVault::dead_letters).
+///
+/// # A screen that asks the user
+///
+/// ```
+/// # async fn ask(text: &str) -> bool { true }
+/// # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {
+/// use syncvault::Paging;
+///
+/// let dead = vault.dead_letters();
+/// for letter in dead.list(Paging::first(20)).await?.items {
+///     let (action, reason) = (&letter.action, &letter.reason);
+///     if ask(&format!("{} {}: {reason}. Try again?", action.method, action.url)).await {
+///         let ticket = dead.requeue(action.id).await?;
+///     } else {
+///         dead.discard(action.id).await?;
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
     parts: Arc<Parts>,

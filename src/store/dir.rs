@@ -191,10 +191,6 @@ fn restrict_file(path: &Path) -> Result<()> {
 }
 
 /// Restricts everything below a directory: files that an engine made.
-#[cfg_attr(
-    not(feature = "sled"),
-    expect(dead_code, reason = "for engines on disk")
-)]
 pub(super) fn restrict_below(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(|e| failed("list", dir, e))? {
         let path = entry.map_err(|e| failed("list", dir, e))?.path();

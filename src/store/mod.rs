@@ -1,7 +1,15 @@
 //! WHERE it rests: the `Store` trait and the values it takes and gives.
 //! A verb has happened on disk, whole, when it returns; or not at all.
 
+#[cfg_attr(
+    not(feature = "sled"),
+    allow(dead_code, reason = "only stores on disk make such files")
+)]
 mod bodies;
+#[cfg_attr(
+    not(feature = "sled"),
+    allow(dead_code, reason = "only stores on disk have a directory")
+)]
 mod dir;
 pub mod kv;
 mod memory;
@@ -111,8 +119,8 @@ impl Default for Opened {
     }
 }
 
-/// Counts and ledger, of one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Counts and ledger, of one moment. Two are equal when counts and ledger are.
+#[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Totals {
     /// Grows with every commit of this run: of two, the one with the larger number is newer.
@@ -122,6 +130,14 @@ pub struct Totals {
     /// Where everything went.
     pub ledger: Ledger,
 }
+
+impl PartialEq for Totals {
+    fn eq(&self, other: &Self) -> bool {
+        (self.counts, self.ledger) == (other.counts, other.ledger)
+    }
+}
+
+impl Eq for Totals {}
 
 /// What one lane holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -207,10 +223,6 @@ impl Default for Limits {
 
 /// What became of one [`Append`].
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once, from the store to its caller"
-)]
 #[non_exhaustive]
 #[expect(
     clippy::large_enum_variant,
@@ -371,6 +383,17 @@ pub struct Advanced {
     pub totals: Totals,
 }
 
+impl Advanced {
+    /// The earliest time at which there is something to do.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        [self.next_due, self.next_expiry]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
 /// A leased action.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -406,7 +429,8 @@ pub enum Amend {
         /// The vault's clock.
         now: Timestamp,
     },
-    /// Send a dead letter back: to the end of its lane, with the same key and body, counted attempts at zero.
+    /// Send a dead letter back: to the end of its lane, or to its old place when it blocks its lane; with the same id,
+    /// key and body, counted attempts at zero.
     Requeue {
         /// Which.
         id: ActionId,
@@ -446,10 +470,6 @@ pub enum Amend {
 
 /// What became of an [`Amend`].
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once, from the store to its caller"
-)]
 #[non_exhaustive]
 #[expect(
     clippy::large_enum_variant,
