@@ -77,7 +77,7 @@ impl Suite {
         let job = self.job(cycle, Task::Work);
         let mut parent = Parent::start(&job);
         if self.dice.below(4) == 0 {
-            let delay = Duration::from_micros(self.dice.below(40_000));
+            let delay = Duration::from_micros(self.dice.below(120_000));
             parent.listen_for(delay, &mut self.history).await;
             self.kills_in_recovery += 1;
         } else {

@@ -10,12 +10,12 @@ mod layout;
 /// Power cuts, with root and a loop device only.
 #[cfg(feature = "sled")]
 mod power_cut;
-/// Fail the Nth store call, drop the Nth await.
-#[cfg(feature = "test-util")]
-mod store_faults;
 /// Every rule of the public store contract, on each store of the crate.
 #[cfg(feature = "test-util")]
 mod store_contract;
+/// Fail the Nth store call, drop the Nth await.
+#[cfg(feature = "test-util")]
+mod store_faults;
 /// Whole-vault stories over real HTTP.
 mod story;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.

@@ -205,15 +205,14 @@ impl Producer {
         }
     }
 
-    /// Mostly small; sometimes more than a store keeps beside its records.
+    /// Mostly small, also nothing at all; one of five is up to `bytes_max`, past what a store keeps beside its records.
     fn size(&mut self) -> usize {
-        let max = match self.dice.below(8) {
-            0 => self.bytes_max,
-            _ => self.bytes_max.min(300),
+        let (low, high) = match self.dice.below(5) {
+            0 => (12, u64::from(self.bytes_max.ilog2()) + 1),
+            _ => (0, 8),
         };
-        let bits = usize::BITS - max.leading_zeros();
-        let top = 1usize << self.dice.below(u64::from(bits) + 1);
-        self.dice.size_below(top.min(max) + 1)
+        let bits = low + self.dice.below(high - low + 1);
+        self.dice.size_below((1 << bits) + 1).min(self.bytes_max)
     }
 
     async fn make(&mut self, place: &Place) -> Outcome {
