@@ -32,8 +32,8 @@ async fn what_is_acknowledged_survives_power_cuts() {
     report("cut  kind     acks  kept-B  pending  open-ms  lost");
     let mut cut = 0;
     while cut < rig.cuts {
-        // One vault and one server for some cuts: the first on a fresh store, the others on what the cuts before left.
-        let mut vault = Vault::new(&rig, cut, &mut dice).await;
+        // One vault and one server for five cuts: the first on a fresh store, the others on what the cuts before left.
+        let mut vault = Vault::new(&rig, cut / 5, &mut dice).await;
         for kind in [
             Kind::Fresh,
             Kind::Drain,
@@ -156,6 +156,11 @@ impl<'r> Vault<'r> {
     async fn new(rig: &'r Rig, number: u32, dice: &mut Dice) -> Self {
         let server = ChaosServer::start().await;
         server.keep_digests();
+        // Without big bodies too: the syncs of their files would cover for one that is missing elsewhere.
+        let bytes_max = match number % 2 {
+            0 => 1024 * 1024,
+            _ => 4 * 1024,
+        };
         let job = Job {
             dir: rig.mount.join(format!("vault-{number}")),
             url: server.url(),
@@ -163,7 +168,7 @@ impl<'r> Vault<'r> {
             seed: dice.next(),
             task: Task::Work,
             draining: Drain::Always,
-            bytes_max: 1024 * 1024,
+            bytes_max,
         };
         Self {
             rig,

@@ -12,7 +12,7 @@ use super::history::{History, Holdings, Line};
 
 /// How long a child may take to open its vault, and how long to end its task.
 const OPEN_MAX: Duration = Duration::from_secs(60);
-const TASK_MAX: Duration = Duration::from_secs(120);
+const TASK_MAX: Duration = Duration::from_secs(60);
 
 /// A child, and what it says.
 pub(crate) struct Parent {

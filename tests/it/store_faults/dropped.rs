@@ -67,6 +67,8 @@ async fn survives<Cut: Future<Output = bool>>(
     let mut story = Story::new().await;
     story.faults.slow_down(Duration::from_millis(4));
     let vault = story.vault().await.expect("open");
+    // Until the worker has nothing to do but to wait for a wake-up.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     if before == Before::Busy {
         request(&vault, "/a/1").enqueue().await.expect("enqueued");
         if call != Call::Cancel {
