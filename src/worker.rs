@@ -18,7 +18,7 @@ use crate::action::{ActionId, Answer, Origin, Record, State};
 use crate::attempt::{self, Finished, Reply, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::connectivity::{NetworkChanges, Reach};
-use crate::decide::{Gate, GateKey, GateReason, Settlement, open_gate};
+use crate::decide::{ClockWatch, Gate, GateKey, GateReason, Jump, Settlement, open_gate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Draining, Parts, sleep_until};
@@ -78,13 +78,14 @@ pub(crate) struct Worker {
     is_hungry: bool,
     timer: Option<Timestamp>,
     failures: u32,
-    seen: (Timestamp, Instant),
+    started: Instant,
+    clocks: ClockWatch,
 }
 
 impl Worker {
     pub(crate) fn new(parts: Arc<Parts>, mail: Mail) -> Self {
         let changes = parts.connectivity.changes();
-        let seen = (parts.now(), Instant::now());
+        let clocks = ClockWatch::new(parts.now(), Duration::ZERO);
         Self {
             parts,
             mail,
@@ -101,7 +102,8 @@ impl Worker {
             is_hungry: true,
             timer: None,
             failures: 0,
-            seen,
+            started: Instant::now(),
+            clocks,
         }
     }
 
@@ -410,22 +412,21 @@ impl Worker {
         self.passes.end(counts.pending, stopped);
     }
 
-    /// A wall clock that was set back would make due times lie far ahead: pull them in.
+    /// A wall clock that was set back makes due times lie far ahead: they are pulled in. One that jumped ahead
+    /// mostly means that the machine slept: the network is looked at.
     async fn notice_clock_jump(&mut self) -> Result<()> {
-        const TOLERANCE: Duration = Duration::from_secs(5);
-        let (wall, mono) = (self.parts.now(), Instant::now());
-        let (wall_before, mono_before) = std::mem::replace(&mut self.seen, (wall, mono));
-        let expected = wall_before.after(mono.duration_since(mono_before));
-        if expected.since(wall) > TOLERANCE {
-            tracing::warn!(
-                back_ms = expected.since(wall).as_millis(),
-                "the clock was set back"
-            );
-            let until = wall.after(self.parts.options.policy.wait_max());
-            self.parts.store.amend(Amend::Hasten { until }).await?;
-            self.parts.gates().hasten(until);
-            self.is_hungry = true;
+        let jump = self.clocks.look(self.parts.now(), self.started.elapsed());
+        match jump {
+            None => return Ok(()),
+            Some(Jump::Back(by)) => {
+                tracing::warn!(back_ms = by.as_millis(), "the clock was set back");
+                let until = self.parts.now().after(self.parts.options.policy.wait_max());
+                self.parts.store.amend(Amend::Hasten { until }).await?;
+                self.parts.gates().hasten(until);
+            }
+            Some(_) => self.probe(),
         }
+        self.is_hungry = true;
         Ok(())
     }
 
