@@ -45,9 +45,8 @@ impl LogEngine {
             .append(true)
             .open(path)
             .map_err(failed)?;
-        if log.try_lock().is_err() {
-            return Err(Error::new(ErrorKind::Locked, "another process has the log"));
-        }
+        // One at a time: who comes second waits here until the first has let go.
+        log.lock().map_err(failed)?;
         let mut engine = Self {
             log,
             map: BTreeMap::new(),

@@ -100,7 +100,12 @@ async fn log_events(vault: SyncVault) -> Vec<Event> {
         if event.missed_before > 0 {
             println!("        {} events were lost here", event.missed_before);
         }
-        println!("{}  event {}: {:?}", event.key, event.sequence, event.kind);
+        let what = match &event.kind {
+            EventKind::Started { attempt } => format!("attempt {attempt}"),
+            EventKind::Failed { error, .. } => format!("failed, still queued: {error}"),
+            other => format!("{other:?}"),
+        };
+        println!("{}  event {}: {what}", event.key, event.sequence);
         seen.push(event);
     }
     seen
