@@ -429,7 +429,8 @@ pub enum Amend {
         /// The vault's clock.
         now: Timestamp,
     },
-    /// Send a dead letter back: to the end of its lane, with the same key and body, counted attempts at zero.
+    /// Send a dead letter back: to the end of its lane, or to its old place when it blocks its lane; with the same id,
+    /// key and body, counted attempts at zero.
     Requeue {
         /// Which.
         id: ActionId,

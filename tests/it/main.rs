@@ -4,6 +4,9 @@
 mod chaos_server;
 /// The direction between modules, and small files.
 mod layout;
+/// Every rule of the public store contract, on each store of the crate.
+#[cfg(feature = "test-util")]
+mod store_contract;
 /// Whole-vault stories over real HTTP.
 mod story;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.

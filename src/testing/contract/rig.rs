@@ -143,6 +143,7 @@ impl<F: StoreFactory> Rig<'_, F> {
             opened,
             now,
         };
+        assert!(rig.opened.is_balanced, "nothing was lost without a name");
         assert_eq!(rig.opened.totals, rig.totals().await);
         rig
     }
