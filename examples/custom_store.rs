@@ -17,7 +17,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,12 +39,8 @@ struct LogEngine {
 impl LogEngine {
     fn open(path: &Path) -> syncvault::Result<Self> {
         let mut options = OpenOptions::new();
-        let log = options
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(path)
-            .map_err(failed)?;
+        options.read(true).write(true).create(true).truncate(false);
+        let log = options.open(path).map_err(failed)?;
         // One at a time: who comes second waits here until the first has let go.
         log.lock().map_err(failed)?;
         let mut engine = Self {
@@ -68,6 +64,7 @@ impl LogEngine {
             sound += line.len() as u64;
         }
         self.log.set_len(sound)?;
+        self.log.seek(SeekFrom::Start(sound))?;
         self.log.sync_all()
     }
 
