@@ -46,7 +46,13 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a
 ///    first of its lane, no other action of that lane is in flight, and nothing blocks the lane.
 /// 4. **Fencing.** A lease is the pair (attempt, epoch) in the record. A settle with another pair changes nothing.
 /// 5. **Kept, never scanned.** Counts and ledger cost the same at one and at a million actions.
-/// 6. **Dropping a returned future** never leaves half an effect: all of it happens, or nothing.
+/// 6. **Dropping a returned future** never leaves half an effect: all of it happens, or nothing. A caller that drops an
+///    `advance` or a direct append may leave a lease that nobody settles; the next `open` takes it back. So the vault
+///    never drops them.
+/// 7. **Fair.** Among ready lanes of one priority, the one that waits longest goes first; a lane that was served waits
+///    its turn. Up to a millisecond, the order among lanes is the store's own.
+///
+/// The order of calls is: `open`, then the other verbs, then `close`. A second `open` on a live store starts a new run.
 ///
 /// `now` is always the vault's clock. A store that several machines share uses its own clock for lease deadlines.
 /// The contract suite (`syncvault::testing::contract`, feature `test-util`) checks all of this.
@@ -57,9 +63,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened>;
 
     /// Adds actions, in the order given. Each gets its own result; one that is refused does not stop the others.
+    /// A known key is told before a full queue.
     fn append(&self, batch: Vec<Append>) -> StoreFuture<'_, Vec<Appended>>;
 
-    /// The worker's verb: settles attempts, sets gates, then leases what is ready, all in one commit.
+    /// The worker's verb: settles attempts, sets gates, lets expire what is past its time (a bounded number), then
+    /// leases what is ready, all in one commit. A pause does not stop it: the caller asks for no lease while paused.
     fn advance(&self, step: Advance) -> StoreFuture<'_, Advanced>;
 
     /// Changes that people and apps ask for.
@@ -68,13 +76,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// One action, pending, dead or settled.
     fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>>;
 
-    /// The body of an action's request.
+    /// The body of an action's request, as long as the action is pending or dead.
     fn body(&self, id: ActionId) -> StoreFuture<'_, Option<Body>>;
 
     /// What is kept of an action's last answer, as the vault encoded it.
     fn answer(&self, id: ActionId) -> StoreFuture<'_, Option<Bytes>>;
 
-    /// A page of records.
+    /// A page of records. A limit outside 1 to [`Query::LIMIT_MAX`] is taken as the nearest one inside.
     fn page(&self, query: Query) -> StoreFuture<'_, Page>;
 
     /// Counts and ledger, without a scan.
@@ -167,7 +175,8 @@ pub struct Append {
     pub direct: Direct,
     /// What the queue may hold.
     pub limits: Limits,
-    /// How long the key of a settled action is remembered.
+    /// How long the key of a delivered action is remembered. Keys of pending and dead actions are remembered as long as
+    /// they are there; those of cancelled, expired, superseded and returned ones are free at once.
     pub key_retention: Duration,
     /// The vault's clock.
     pub now: Timestamp,
@@ -194,7 +203,7 @@ impl Append {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Direct {
-    /// No: it is queued.
+    /// No: it is queued. So is every action while the store is paused, before its due time, and past its expiry.
     No,
     /// Yes, if its lane holds nothing at all and its gates are open.
     Alone,
@@ -375,7 +384,8 @@ pub struct Advanced {
     pub leased: Vec<Leased>,
     /// Actions that expired on the way.
     pub expired: Vec<Record>,
-    /// The earliest time at which something can be leased, gates included. Nothing when time alone cannot help.
+    /// The earliest time at which something can be leased, gates included. Nothing when time alone cannot help. Not
+    /// after now when the slots of the lease were the limit: the next settle helps then, not time.
     pub next_due: Option<Timestamp>,
     /// The earliest time at which a queued action expires.
     pub next_expiry: Option<Timestamp>,
@@ -422,7 +432,7 @@ impl Leased {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Amend {
-    /// Take a queued action back.
+    /// Take a queued action back, if no byte of it can have left; else [`Amended::NotNow`].
     Cancel {
         /// Which.
         id: ActionId,
@@ -442,7 +452,7 @@ pub enum Amend {
         /// Which.
         id: ActionId,
     },
-    /// Cancel everything that is queued, at most `limit` actions in this call.
+    /// Cancel everything that is queued, whatever its wire state, at most `limit` actions in this call.
     Clear {
         /// At most so many.
         limit: usize,
@@ -454,14 +464,15 @@ pub enum Amend {
         /// Paused or not.
         paused: bool,
     },
-    /// Keep this answer with a settled action.
+    /// Keep this answer with a delivered or dead action, in place of an earlier one.
     KeepAnswer {
         /// Which.
         id: ActionId,
         /// The answer, encoded by the vault.
         answer: Bytes,
     },
-    /// Let no queued head wait longer than `until`, unless the app itself set its time: the clock went back.
+    /// Let nothing wait longer than `until`, unless the app itself set its time: the clock went back. Pulls in the due
+    /// times of tried heads, of untried ones made "in the future", and the gates.
     Hasten {
         /// The latest due time.
         until: Timestamp,
