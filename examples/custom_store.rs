@@ -8,8 +8,8 @@
 //! At the end of this file it runs the contract suite, which every store of this crate runs too:
 //! `cargo test --example custom_store --features test-util`.
 //!
-//! It is small, not good: the file never shrinks, and everything is in memory. What is no key-value engine, a database
-//! server for example, implements `syncvault::store::Store` itself, and runs the same suite.
+//! It is small, not good: the file never shrinks, its name is not synced, and everything is in memory. What is no
+//! key-value engine, a database server for example, implements `syncvault::store::Store` itself, and runs the same suite.
 
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
 
