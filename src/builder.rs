@@ -56,6 +56,7 @@ pub struct SyncVaultBuilder {
     clock: Arc<dyn Clock>,
     timeouts: Timeouts,
     policy: RetryPolicy,
+    rules: Rules,
     limits: Limits,
     body_bytes_max: u64,
     max_in_flight: usize,
@@ -70,6 +71,29 @@ pub struct SyncVaultBuilder {
     lane_by: Option<LaneRule>,
     on_dead_letter: Option<LetterCallback>,
     seed: Option<u64>,
+}
+
+/// Single rules for trying again, which go over the policy.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rules {
+    max_retries: Option<u32>,
+    backoff: Option<Backoff>,
+    origin_backoff: Option<Backoff>,
+    retry_after_max: Option<Duration>,
+    unreachable: Option<Counted>,
+    dead_lane: Option<DeadLane>,
+}
+
+impl Rules {
+    fn over(self, mut policy: RetryPolicy) -> RetryPolicy {
+        policy.max_retries = self.max_retries.unwrap_or(policy.max_retries);
+        policy.backoff = self.backoff.unwrap_or(policy.backoff);
+        policy.origin_backoff = self.origin_backoff.unwrap_or(policy.origin_backoff);
+        policy.retry_after_max = self.retry_after_max.unwrap_or(policy.retry_after_max);
+        policy.unreachable = self.unreachable.unwrap_or(policy.unreachable);
+        policy.dead_lane = self.dead_lane.unwrap_or(policy.dead_lane);
+        policy
+    }
 }
 
 impl fmt::Debug for SyncVaultBuilder {
@@ -111,6 +135,7 @@ impl SyncVaultBuilder {
             clock: Arc::new(SystemClock),
             timeouts: Timeouts::default(),
             policy: RetryPolicy::default(),
+            rules: Rules::default(),
             limits: Limits::default(),
             body_bytes_max: 16 * 1024 * 1024,
             max_in_flight: 16,
@@ -190,19 +215,7 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// The rules for trying again, all at once. It replaces `max_retries`, `backoff`, `count_unreachable` and
-    /// `dead_lane`: call it before them.
-    ///
-    /// # A server that is known to come back soon
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use syncvault::{Backoff, RetryPolicy, SyncVault};
-    ///
-    /// let mut policy = RetryPolicy::default();
-    /// policy.origin_backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(2));
-    /// let builder = SyncVault::builder("http://192.168.1.20").retry_policy(policy);
-    /// ```
+    /// The rules for trying again, all at once. The single options below go over it, in whatever order they are called.
     pub fn retry_policy(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
         self
@@ -210,20 +223,43 @@ impl SyncVaultBuilder {
 
     /// How many counted retries an action gets. Default: 10. Being offline, 429 and 503 do not count.
     pub fn max_retries(mut self, retries: u32) -> Self {
-        self.policy.max_retries = retries;
+        self.rules.max_retries = Some(retries);
         self
     }
 
     /// The wait of an action between its attempts. Default: 2 seconds doubling to 10 minutes, full jitter.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.policy.backoff = backoff;
+        self.rules.backoff = Some(backoff);
+        self
+    }
+
+    /// How long an origin waits that is not there or not well, and how often it is looked for again. Default: 1 second
+    /// doubling to 60 seconds, full jitter.
+    ///
+    /// # A server that is known to come back soon
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use syncvault::{Backoff, SyncVault};
+    ///
+    /// let often = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(2));
+    /// let builder = SyncVault::builder("http://192.168.1.20").origin_backoff(often);
+    /// ```
+    pub fn origin_backoff(mut self, backoff: Backoff) -> Self {
+        self.rules.origin_backoff = Some(backoff);
+        self
+    }
+
+    /// The longest `Retry-After` that is honoured. Default: 1 hour.
+    pub fn retry_after_max(mut self, max: Duration) -> Self {
+        self.rules.retry_after_max = Some(max);
         self
     }
 
     /// With `true`, attempts that did not reach the server count too: an outage longer than the retries then makes dead
     /// letters. Default: `false`.
     pub fn count_unreachable(mut self, count: bool) -> Self {
-        self.policy.unreachable = if count { Counted::Yes } else { Counted::No };
+        self.rules.unreachable = Some(if count { Counted::Yes } else { Counted::No });
         self
     }
 
@@ -236,7 +272,7 @@ impl SyncVaultBuilder {
     /// let builder = SyncVault::builder("https://api.example.com").dead_lane(DeadLane::Block);
     /// ```
     pub fn dead_lane(mut self, lane: DeadLane) -> Self {
-        self.policy.dead_lane = lane;
+        self.rules.dead_lane = Some(lane);
         self
     }
 
@@ -413,7 +449,8 @@ impl SyncVaultBuilder {
         }
         let allowed = self.allowed.iter().map(|url| Origin::of(&parse_url(url)?));
         let allowed_origins = option("allow_origin", allowed.collect::<Result<Vec<_>>>())?;
-        option("retry_policy", self.policy.check())?;
+        let policy = self.rules.over(self.policy);
+        option("retry_policy", policy.check())?;
         let timeouts = [
             ("connect_timeout", self.timeouts.connect),
             ("read_timeout", self.timeouts.read),
@@ -442,7 +479,7 @@ impl SyncVaultBuilder {
             base_origin: Origin::of(&base)?,
             base,
             allowed_origins,
-            policy: self.policy,
+            policy,
             limits: self.limits,
             body_bytes_max: self.body_bytes_max,
             max_in_flight: self.max_in_flight,
@@ -482,10 +519,19 @@ impl SyncVaultBuilder {
             }
             (Some(transport), None) => transport,
             (None, Some(client)) => Arc::new(ReqwestTransport::from_client(client, self.timeouts)),
+            (None, None) if is_loopback(&options.base) => {
+                // A proxy of the environment cannot reach this machine's own servers.
+                let client = reqwest::Client::builder().no_proxy();
+                Arc::new(ReqwestTransport::from_builder(client, self.timeouts)?)
+            }
             (None, None) => Arc::new(ReqwestTransport::new(self.timeouts)?),
         };
         let connectivity = match self.connectivity.take() {
             Some(connectivity) => connectivity,
+            None if is_loopback(&options.base) => {
+                let client = reqwest::Client::builder().no_proxy();
+                Arc::new(ProbeConnectivity::from_builder(client)?.with_base_url(&options.base))
+            }
             None => Arc::new(ProbeConnectivity::new()?.with_base_url(&options.base)),
         };
         Ok(Seams {
@@ -540,6 +586,18 @@ async fn open_store(_path: PathBuf) -> Result<Arc<dyn Store>> {
     let text =
         "this build has no embedded store: switch the feature `sled` on, or give `store(..)`";
     Err(Error::new(ErrorKind::Unsupported, text))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host_str() {
+        Some("localhost") => true,
+        Some(host) => {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            host.parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+        }
+        None => false,
+    }
 }
 
 fn parse_url(text: &str) -> Result<Url> {

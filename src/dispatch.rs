@@ -222,9 +222,9 @@ impl Desk {
         append.limits = self.parts.options.limits;
         append.key_retention = self.parts.options.retention.age;
         let appended = self.parts.store.append(vec![append]).await?;
-        let admitted = self.admit(appended.into_iter().next(), now)?;
+        // Counts first: who hears of an event may ask for them.
         self.parts.hub.set_totals(self.parts.store.totals().await?);
-        Ok(admitted)
+        self.admit(appended.into_iter().next(), now)
     }
 
     fn admit(&self, appended: Option<Appended>, now: Timestamp) -> Result<Admitted> {
@@ -367,7 +367,7 @@ impl Desk {
         };
         if self.is_lane_busy(&draft.lane).await? {
             let text = format!(
-                "the lane {:?} holds other actions, and this request may neither overtake them nor                  be queued behind them: name another lane, or allow queueing",
+                "the lane {:?} holds other actions, and this request may neither overtake them nor be queued behind them: name another lane, or allow queueing",
                 draft.lane.as_str()
             );
             return Err(Error::new(ErrorKind::WrongState, text));

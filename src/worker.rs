@@ -18,7 +18,7 @@ use crate::action::{ActionId, Answer, Origin, Record, State};
 use crate::attempt::{self, Finished, Reply, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::connectivity::{NetworkChanges, Reach};
-use crate::decide::{ClockWatch, Gate, GateKey, GateReason, Jump, Settlement, open_gate};
+use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settlement, open_gate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Draining, Parts, sleep_until};
@@ -233,6 +233,9 @@ impl Worker {
 
     fn publish(&mut self, done: &Advanced) {
         let now = self.parts.now();
+        // Counts first: who hears of an event may ask for them.
+        self.parts.hub.set_totals(done.totals);
+        self.parts.refresh_connection();
         let finished = std::mem::take(&mut self.finished);
         for (finished, record) in finished.into_iter().zip(&done.settled) {
             // A poison request makes a gateway answer 502 for ever. Only another answer of the origin tells
@@ -254,8 +257,6 @@ impl Worker {
         for record in &done.expired {
             self.parts.hub.publish(record, EventKind::Expired, now);
         }
-        self.parts.hub.set_totals(done.totals);
-        self.parts.refresh_connection();
     }
 
     fn publish_settled(&mut self, finished: Finished, record: &Record, now: Timestamp) {
@@ -266,6 +267,13 @@ impl Worker {
             answer,
             ..
         } = finished.settle;
+        let is_counted = matches!(
+            result,
+            Settlement::Retry {
+                counts: Counted::Yes,
+                ..
+            }
+        );
         let kind = match (&record.state, result) {
             (_, Settlement::Returned) => EventKind::Returned { status },
             (State::Delivered { status, .. }, _) => EventKind::Succeeded { status: *status },
@@ -282,6 +290,7 @@ impl Worker {
                     error,
                     status,
                     next: *due,
+                    is_counted,
                 }
             }
             _ => return,
