@@ -1,5 +1,8 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
+mod check;
+mod rules;
+
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -8,7 +11,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderName;
-use reqwest::Url;
 use tokio::sync::mpsc;
 
 use crate::action::{Origin, StoredRequest};
@@ -28,6 +30,9 @@ use crate::transport::{
 };
 use crate::vault::SyncVault;
 use crate::worker::{Mail, Worker};
+
+use check::{bad, is_loopback, option, parse_url, within};
+use rules::Rules;
 
 /// Builds a [`SyncVault`]. Every option has a default that is safe.
 ///
@@ -71,29 +76,6 @@ pub struct SyncVaultBuilder {
     lane_by: Option<LaneRule>,
     on_dead_letter: Option<LetterCallback>,
     seed: Option<u64>,
-}
-
-/// Single rules for trying again, which go over the policy.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rules {
-    max_retries: Option<u32>,
-    backoff: Option<Backoff>,
-    origin_backoff: Option<Backoff>,
-    retry_after_max: Option<Duration>,
-    unreachable: Option<Counted>,
-    dead_lane: Option<DeadLane>,
-}
-
-impl Rules {
-    fn over(self, mut policy: RetryPolicy) -> RetryPolicy {
-        policy.max_retries = self.max_retries.unwrap_or(policy.max_retries);
-        policy.backoff = self.backoff.unwrap_or(policy.backoff);
-        policy.origin_backoff = self.origin_backoff.unwrap_or(policy.origin_backoff);
-        policy.retry_after_max = self.retry_after_max.unwrap_or(policy.retry_after_max);
-        policy.unreachable = self.unreachable.unwrap_or(policy.unreachable);
-        policy.dead_lane = self.dead_lane.unwrap_or(policy.dead_lane);
-        policy
-    }
 }
 
 impl fmt::Debug for SyncVaultBuilder {
@@ -586,37 +568,4 @@ async fn open_store(_path: PathBuf) -> Result<Arc<dyn Store>> {
     let text =
         "this build has no embedded store: switch the feature `sled` on, or give `store(..)`";
     Err(Error::new(ErrorKind::Unsupported, text))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => {
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            host.parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
-        }
-        None => false,
-    }
-}
-
-fn parse_url(text: &str) -> Result<Url> {
-    Url::parse(text).map_err(|e| Error::invalid(format!("is not a URL ({e})")))
-}
-
-fn option<T>(name: &str, checked: Result<T>) -> Result<T> {
-    checked.map_err(|e| Error::new(e.kind(), format!("option {name}: {e}")))
-}
-
-fn bad(name: &str, why: &str) -> Error {
-    Error::invalid(format!("option {name} {why}"))
-}
-
-fn within(name: &str, value: u64, min: u64, max: u64) -> Result<()> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "option {name} must be from {min} to {max}, not {value}"
-    )))
 }
