@@ -105,10 +105,7 @@ impl Desk {
                     parts.hub.publish(&older, EventKind::Superseded, now);
                 }
                 parts.hub.publish(&record, EventKind::Queued, now);
-                let may_go = parts.may_try(&record.origin, record.principal.as_deref());
-                if may_go || record.expires.is_some() {
-                    parts.wake.notify_one();
-                }
+                parts.wake_for(&record);
                 Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
             }
             Some(Appended::Leased { record }) => Ok(Admitted::Leased(Box::new(record))),

@@ -128,6 +128,7 @@ impl Worker {
     async fn wait(&mut self) {
         let clock = self.parts.clock.clone();
         let stop_at = self.stopping.as_ref().map(|s| s.until);
+        self.parts.sleeps_until(self.timer);
         tokio::select! {
             Some(report) = self.mail.reports.recv() => self.on_report(report),
             control = self.mail.control.recv(), if self.has_handles => self.on_control(control),
@@ -137,6 +138,7 @@ impl Worker {
             () = sleep_until(&*clock, self.timer) => self.is_hungry = true,
             () = until(stop_at) => self.abort_running(),
         }
+        self.parts.sleeps_until(None);
     }
 
     /// Settles what finished and leases what may go, in one commit; then publishes and starts.

@@ -126,8 +126,8 @@ pub struct Advanced {
     pub leased: Vec<Leased>,
     /// Actions that expired on the way.
     pub expired: Vec<Record>,
-    /// The earliest time at which something can be leased, gates included. Nothing when time alone cannot help. Not
-    /// after now when the slots of the lease were the limit: the next settle helps then, not time.
+    /// The earliest time at which something can be leased: gates and origin slots count. Nothing when time cannot help.
+    /// Not after now when the slots of the lease were the limit: the next settle helps then, not time.
     pub next_due: Option<Timestamp>,
     /// The earliest time at which a queued action expires.
     pub next_expiry: Option<Timestamp>,

@@ -5,6 +5,7 @@ mod dice;
 mod history;
 mod lives;
 mod runs;
+mod waking;
 mod watched;
 mod watching;
 mod weather;

@@ -2,6 +2,7 @@
 //! Jepsen's total-queue: lost, unexpected, reordered, doubled.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use syncvault::{ActionId, DeadReason, End, Event, EventKind};
 use crate::chaos_server::ChaosServer;
 
 /// One request of the app, known by its path.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Call {
     pub(super) path: String,
     pub(super) lane: String,
@@ -46,6 +47,16 @@ struct Book {
     clock: u64,
     calls: HashMap<String, Call>,
     events: Vec<Vec<Event>>,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (called, told, end) = (self.called, &self.told, &self.end);
+        write!(f, "{} {} in {},", self.method, self.path, self.lane)?;
+        write!(f, " called at {called}, told {told:?}, ended {end:?}")?;
+        let (dropped, cancelled) = (self.was_dropped, self.is_cancelled);
+        write!(f, ", dropped: {dropped}, cancelled: {cancelled}")
+    }
 }
 
 impl Call {
@@ -229,9 +240,8 @@ impl ServerRecord {
             for second in calls[nth + 1..].iter().filter(|c| c.lane == first.lane) {
                 let start = self.received.get(&second.path).map(|r| r[0].0);
                 if second.called > told && start.is_some_and(|start| start < settled) {
-                    let (one, two) = (&first.path, &second.path);
                     broken.push(format!(
-                        "reordered: {two} came at {start:?}, {one} was settled at {settled}"
+                        "reordered: {second:?} came at {start:?}, settled at {settled}: {first:?}"
                     ));
                 }
             }
