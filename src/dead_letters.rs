@@ -98,6 +98,7 @@ impl DeadLetters {
     /// [`ErrorKind::NotFound`] and [`ErrorKind::WrongState`] when it is not a dead letter; storage errors.
     pub async fn requeue(&self, id: ActionId) -> Result<Ticket> {
         let now = self.parts.now();
+        let _coming = self.parts.hub.coming(id);
         let amended = self.parts.store.amend(Amend::Requeue { id, now }).await?;
         let record = self.one(id, amended)?;
         self.parts.hub.publish(&record, EventKind::Queued, now);

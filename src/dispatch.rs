@@ -90,6 +90,7 @@ impl Desk {
         append.direct = direct;
         append.limits = self.parts.options.limits;
         append.key_retention = self.parts.options.retention.age;
+        let _coming = self.parts.hub.coming(append.record.id);
         let appended = self.parts.store.append(vec![append]).await?;
         // Counts first: who hears of an event may ask for them.
         self.parts.publish_totals().await;

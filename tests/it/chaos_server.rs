@@ -165,6 +165,16 @@ impl ChaosServer {
         self.book().ledger.effects.clone()
     }
 
+    /// For each of [`effects`](Self::effects), the place in [`received`](Self::received) of the request that had it.
+    pub(crate) fn effects_at(&self) -> Vec<usize> {
+        self.book().ledger.effects_at.clone()
+    }
+
+    /// For each of [`received`](Self::received), the status that was planned for it, also if it never left.
+    pub(crate) fn statuses(&self) -> Vec<u16> {
+        self.book().ledger.statuses.clone()
+    }
+
     /// The keys of [`effects`](Self::effects), in order; `-` for an effect without a key.
     pub(crate) fn effect_keys(&self) -> Vec<String> {
         let key = |effect: &Effect| effect.key.clone().unwrap_or_else(|| "-".to_owned());

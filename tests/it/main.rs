@@ -1,5 +1,7 @@
 //! The one integration test binary: linking once is cheap. One module per story.
 
+/// Seeded chaos on whole vaults with a checker, and the stories of the fault catalogue.
+mod chaos;
 /// A scripted HTTP server on raw TCP that does what servers and networks do on bad days.
 mod chaos_server;
 /// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
