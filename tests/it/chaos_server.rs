@@ -35,9 +35,12 @@ pub(crate) struct ChaosServer {
     shared: Arc<Shared>,
     address: SocketAddr,
     port: Mutex<Port>,
+    /// Holds the port from start to end, listening or not: a port that is let go for a moment may become the
+    /// local port of some other test's connection.
+    _held: TcpSocket,
 }
 
-/// The port is held while the server is down, so that nobody else gets it: bound sockets that do not listen refuse.
+/// Bound sockets that do not listen refuse.
 enum Port {
     Up {
         stop: oneshot::Sender<()>,
@@ -84,7 +87,8 @@ impl ChaosServer {
         let server = Self {
             shared,
             address,
-            port: Mutex::new(Port::Down(socket)),
+            port: Mutex::new(Port::Down(bind(address))),
+            _held: socket,
         };
         server.up().await;
         server
@@ -376,6 +380,8 @@ impl Book {
 fn bind(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("reuse the address");
+    #[cfg(unix)]
+    socket.set_reuseport(true).expect("reuse the port");
     socket.bind(address).expect("bind");
     socket
 }
