@@ -8,8 +8,8 @@
 //! At the end of this file it runs the contract suite, which every store of this crate runs too:
 //! `cargo test --example custom_store --features test-util`.
 //!
-//! It is small, not good: the file never shrinks, and everything is in memory. What is no key-value engine, a database
-//! server for example, implements `syncvault::store::Store` itself, and runs the same suite.
+//! It is small, not good: the file never shrinks, its name is not synced, and everything is in memory. What is no
+//! key-value engine, a database server for example, implements `syncvault::store::Store` itself, and runs the same suite.
 
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
 
@@ -17,7 +17,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,15 +39,10 @@ struct LogEngine {
 impl LogEngine {
     fn open(path: &Path) -> syncvault::Result<Self> {
         let mut options = OpenOptions::new();
-        let log = options
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(path)
-            .map_err(failed)?;
-        if log.try_lock().is_err() {
-            return Err(Error::new(ErrorKind::Locked, "another process has the log"));
-        }
+        options.read(true).write(true).create(true).truncate(false);
+        let log = options.open(path).map_err(failed)?;
+        // One at a time: who comes second waits here until the first has let go.
+        log.lock().map_err(failed)?;
         let mut engine = Self {
             log,
             map: BTreeMap::new(),
@@ -69,6 +64,7 @@ impl LogEngine {
             sound += line.len() as u64;
         }
         self.log.set_len(sound)?;
+        self.log.seek(SeekFrom::Start(sound))?;
         self.log.sync_all()
     }
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use syncvault::{Backoff, Event, EventKind, Outcome, RetryPolicy, SyncVault};
@@ -135,8 +136,9 @@ async fn server(port: u16, book: &Path) -> Result<()> {
 
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("port {}", listener.local_addr()?.port());
-    let orders = axum::routing::post(take_order).head(async || "here");
-    let router = Router::new().route("/orders", orders).with_state(book);
+    let router = Router::new()
+        .route("/orders", post(take_order))
+        .with_state(book);
     axum::serve(listener, router).await?;
     Ok(())
 }

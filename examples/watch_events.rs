@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::post;
-use syncvault::{Event, EventKind, Outcome, Status, SyncVault};
+use syncvault::{Event, EventKind, Events, Outcome, Status, StatusChanges, SyncVault};
 
 use support::{Result, Server, impatient};
 
@@ -28,8 +28,8 @@ async fn main() -> Result {
         .build()
         .await?;
 
-    let log = tokio::spawn(log_events(vault.clone()));
-    let icon = tokio::spawn(show_icon(vault.clone()));
+    let log = tokio::spawn(log_events(vault.events()));
+    let icon = tokio::spawn(show_icon(vault.watch_status()));
 
     note(&vault, "note-1").await?;
     println!("        the server goes away");
@@ -92,24 +92,25 @@ async fn note(vault: &SyncVault, key: &str) -> Result {
 }
 
 /// Every event from now on. A reader that is too slow loses some, and is told; delivery never waits for it.
-async fn log_events(vault: SyncVault) -> Vec<Event> {
-    let mut events = vault.events();
-    drop(vault);
+async fn log_events(mut events: Events) -> Vec<Event> {
     let mut seen = Vec::new();
     while let Some(event) = events.next().await {
         if event.missed_before > 0 {
             println!("        {} events were lost here", event.missed_before);
         }
-        println!("{}  event {}: {:?}", event.key, event.sequence, event.kind);
+        let what = match &event.kind {
+            EventKind::Started { attempt } => format!("attempt {attempt}"),
+            EventKind::Failed { error, .. } => format!("failed, still queued: {error}"),
+            other => format!("{other:?}"),
+        };
+        println!("{}  event {}: {what}", event.key, event.sequence);
         seen.push(event);
     }
     seen
 }
 
 /// The status is a value, not a list: who looks late sees the newest one.
-async fn show_icon(vault: SyncVault) -> Option<&'static str> {
-    let mut changes = vault.watch_status();
-    drop(vault);
+async fn show_icon(mut changes: StatusChanges) -> Option<&'static str> {
     let mut last = None;
     while let Some(status) = changes.next().await {
         let word = match status {

@@ -65,6 +65,8 @@ pub enum EventKind {
         status: Option<u16>,
         /// The earliest time of the next attempt, as far as the action itself is concerned.
         next: Timestamp,
+        /// Whether the attempt used up a retry. An unreachable server uses up none.
+        is_counted: bool,
     },
     /// It became a dead letter.
     DeadLettered {

@@ -109,7 +109,9 @@ pub mod transport;
 mod vault;
 mod worker;
 
-pub use action::{Action, ActionId, Answer, Counts, DeadReason, Ledger, State, WireState};
+pub use action::{
+    Action, ActionId, Answer, Counts, DeadReason, Ledger, State, StoredRequest, WireState,
+};
 pub use builder::SyncVaultBuilder;
 pub use dead_letters::DeadLetters;
 pub use decide::{Backoff, DeadLane, RetryPolicy};
@@ -121,7 +123,7 @@ pub use parts::{Connection, ConnectivityMode, DeadLetter, Draining};
 pub use request::RequestBuilder;
 pub use reqwest;
 pub use ticket::{End, Ticket};
-pub use transport::{Credentials, bearer};
+pub use transport::{CredentialRequest, Credentials, Refresh, bearer};
 pub use vault::{Cancellation, Cleared, SyncVault, WhyPending};
 pub use worker::{DrainReport, Stopped};
 

@@ -315,15 +315,6 @@ impl Parts {
         self.sleeps_until.store(millis, Ordering::SeqCst);
     }
 
-    /// Publishes the counts as the store has them now. Before the event of what changed them: who hears of it and then
-    /// asks for the status must not see older ones.
-    pub(crate) async fn refresh_totals(&self) {
-        match self.store.totals().await {
-            Ok(totals) => self.hub.set_totals(totals),
-            Err(error) => tracing::warn!(%error, "the counts cannot be read"),
-        }
-    }
-
     /// Recomputes whether the base origin is believed to be there, and tells who watches.
     pub(crate) fn refresh_connection(&self) {
         let belief = match *self.mode.borrow() {
@@ -343,6 +334,15 @@ impl Parts {
         };
         self.connection
             .send_if_modified(|current| std::mem::replace(current, belief) != belief);
+    }
+
+    /// Publishes the newest counts. A store that cannot tell them now changes nothing about what it took: the verb before
+    /// is done, and its caller must hear so.
+    pub(crate) async fn publish_totals(&self) {
+        match self.store.totals().await {
+            Ok(totals) => self.hub.set_totals(totals),
+            Err(error) => tracing::warn!(%error, "the counts are not up to date"),
+        }
     }
 
     /// Takes the turn in a named lane: its direct sends go one at a time, in the order of the calls.

@@ -341,7 +341,7 @@ impl SyncVault {
         let now = parts.now();
         match parts.store.amend(Amend::Cancel { id, now }).await? {
             Amended::Done(records) => {
-                parts.refresh_totals().await;
+                parts.publish_totals().await;
                 for record in &records {
                     parts.hub.publish(record, EventKind::Cancelled, now);
                 }
@@ -375,7 +375,7 @@ impl SyncVault {
             let Amended::Done(records) = amended else {
                 break;
             };
-            parts.refresh_totals().await;
+            parts.publish_totals().await;
             for record in &records {
                 cleared.cancelled += 1;
                 cleared.maybe_sent += u64::from(record.wire != WireState::NeverSent);

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 pub(crate) type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> =
     std::result::Result<T, E>;
 
-/// A server with these routes. It starts down.
+/// A server on a port of its own.
 pub(crate) struct Server {
     router: Router,
     port: u16,
