@@ -95,8 +95,11 @@ async fn delivered(ticket: &Ticket) {
     assert!(matches!(end, End::Delivered(_)), "{end:?}");
 }
 
-/// Lets some other tasks go first.
+/// Lets some other tasks go first: a few steps of them, or a good part.
 async fn dawdle(dice: &mut Dice) {
+    if dice.percent(40) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     for _ in 0..dice.below(12) {
         tokio::task::yield_now().await;
     }
