@@ -41,7 +41,6 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) settle: Settle,
-    pub(crate) origin: Origin,
     pub(crate) gate: Option<Gate>,
     /// Who waits to hear that it is queued: a direct send that could not be delivered.
     pub(crate) reply: Option<oneshot::Sender<Reply>>,
@@ -89,10 +88,8 @@ impl Reporter {
         };
         let mut settle = Settle::of(record, retry, WireState::MaybeSent)?;
         settle.error = Some("the attempt was cut off".to_owned());
-        let origin = record.origin.clone();
         let interrupted = Finished {
             settle,
-            origin,
             gate: None,
             reply: None,
             turn: None,
@@ -394,7 +391,6 @@ pub(crate) fn finished(record: &Record, plan: Plan, answer: Option<Answer>) -> F
     };
     Finished {
         settle,
-        origin: record.origin.clone(),
         gate: plan.gate,
         reply: None,
         turn: None,

@@ -179,13 +179,13 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// How many counted retries an action gets. Default: 5. Being offline, 429 and 503 do not count.
+    /// How many counted retries an action gets. Default: 10. Being offline, 429 and 503 do not count.
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.policy.max_retries = retries;
         self
     }
 
-    /// The wait of an action between its attempts. Default: 1 second doubling to 5 minutes, full jitter.
+    /// The wait of an action between its attempts. Default: 2 seconds doubling to 10 minutes, full jitter.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.policy.backoff = backoff;
         self
@@ -326,7 +326,9 @@ impl SyncVaultBuilder {
         let opened = seams.store.open(now).await?;
         let until = now.after(options.policy.wait_max());
         seams.store.amend(Amend::Hasten { until }).await?;
-        Ok(start(seams, options, opened, self.event_buffer, self.seed))
+        let mut gates = GateBook::new(opened.gates.clone());
+        gates.hasten(until);
+        Ok(self.start(seams, options, &opened, gates))
     }
 
     fn check(&mut self) -> Result<Options> {
@@ -422,41 +424,31 @@ impl SyncVaultBuilder {
     }
 }
 
-fn start(
-    seams: Seams,
-    options: Options,
-    opened: Opened,
-    event_buffer: usize,
-    seed: Option<u64>,
-) -> SyncVault {
-    let hub = EventHub::new(event_buffer, opened.totals);
-    let dice = seed.map_or_else(Dice::from_entropy, Dice::seeded);
-    tracing::info!(
-        epoch = opened.epoch,
-        pending = opened.totals.counts.pending,
-        dead = opened.totals.counts.dead,
-        reclaimed = opened.reclaimed.len(),
-        "vault opened"
-    );
-    let parts = Arc::new(Parts::new(
-        seams,
-        options,
-        hub,
-        GateBook::new(opened.gates),
-        dice,
-    ));
-    parts.is_paused.store(opened.is_paused, Ordering::Release);
-    parts.refresh_connection();
-    let (control, control_mail) = mpsc::unbounded_channel();
-    let (reports, report_mail) = mpsc::unbounded_channel();
-    let mail = Mail {
-        control: control_mail,
-        reports: report_mail,
-        report_to: reports.clone(),
-    };
-    tokio::spawn(Worker::new(parts.clone(), mail).run());
-    let desk = Desk { parts, reports };
-    SyncVault::new(Arc::new(Dispatch { desk, control }))
+impl SyncVaultBuilder {
+    fn start(&self, seams: Seams, options: Options, opened: &Opened, gates: GateBook) -> SyncVault {
+        let hub = EventHub::new(self.event_buffer, opened.totals);
+        let dice = self.seed.map_or_else(Dice::from_entropy, Dice::seeded);
+        tracing::info!(
+            epoch = opened.epoch,
+            pending = opened.totals.counts.pending,
+            dead = opened.totals.counts.dead,
+            reclaimed = opened.reclaimed.len(),
+            "vault opened"
+        );
+        let parts = Arc::new(Parts::new(seams, options, hub, gates, dice));
+        parts.is_paused.store(opened.is_paused, Ordering::Release);
+        parts.refresh_connection();
+        let (control, control_mail) = mpsc::unbounded_channel();
+        let (reports, report_mail) = mpsc::unbounded_channel();
+        let mail = Mail {
+            control: control_mail,
+            reports: report_mail,
+            report_to: reports.clone(),
+        };
+        tokio::spawn(Worker::new(parts.clone(), mail).run());
+        let desk = Desk { parts, reports };
+        SyncVault::new(Arc::new(Dispatch { desk, control }))
+    }
 }
 
 #[cfg(feature = "sled")]

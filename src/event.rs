@@ -139,74 +139,105 @@ impl Status {
 #[derive(Debug)]
 pub(crate) struct EventHub {
     sequence: Mutex<u64>,
+    /// Nothing once the vault is closed: every stream then ends.
+    senders: Mutex<Option<Senders>>,
+    last: Mutex<(u64, Status)>,
+}
+
+#[derive(Debug)]
+struct Senders {
     events: broadcast::Sender<Event>,
     status: watch::Sender<Status>,
-    commit: Mutex<u64>,
 }
 
 impl EventHub {
     pub(crate) fn new(buffer: usize, totals: Totals) -> Self {
-        let (events, _) = broadcast::channel(buffer);
-        let (status, _) = watch::channel(Status::of(totals.counts, false));
+        let status = Status::of(totals.counts, false);
+        let senders = Senders {
+            events: broadcast::Sender::new(buffer),
+            status: watch::Sender::new(status),
+        };
         Self {
             sequence: Mutex::new(0),
-            events,
-            status,
-            commit: Mutex::new(totals.commit),
+            senders: Mutex::new(Some(senders)),
+            last: Mutex::new((totals.commit, status)),
         }
     }
 
     /// Publishes what happened to `record`, which is on disk in this form.
     pub(crate) fn publish(&self, record: &Record, kind: EventKind, at: Timestamp) {
         let mut event = event_of(record, kind, at);
-        let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sequence = lock(&self.sequence);
         *sequence += 1;
         event.sequence = *sequence;
-        // No reader is not an error.
-        drop(self.events.send(event));
+        if let Some(senders) = &*lock(&self.senders) {
+            // No reader is not an error.
+            drop(senders.events.send(event));
+        }
     }
 
     /// Publishes new totals; older ones than those known change nothing.
     pub(crate) fn set_totals(&self, totals: Totals) {
-        let mut commit = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
-        if totals.commit >= *commit {
-            *commit = totals.commit;
-            self.set_status(Status::of(totals.counts, false));
+        let mut last = lock(&self.last);
+        if totals.commit >= last.0 {
+            *last = (totals.commit, Status::of(totals.counts, false));
+            self.send_status(last.1);
         }
     }
 
     pub(crate) fn store_failed(&self) {
-        let counts = *self.status.borrow().counts();
-        self.set_status(Status::of(counts, true));
+        let mut last = lock(&self.last);
+        last.1 = Status::of(*last.1.counts(), true);
+        self.send_status(last.1);
     }
 
-    fn set_status(&self, status: Status) {
-        self.status.send_if_modified(|current| {
-            let is_new = *current != status;
-            *current = status;
-            is_new
-        });
+    fn send_status(&self, status: Status) {
+        if let Some(senders) = &*lock(&self.senders) {
+            senders.status.send_if_modified(|current| {
+                let is_new = *current != status;
+                *current = status;
+                is_new
+            });
+        }
     }
 
     pub(crate) fn status(&self) -> Status {
-        *self.status.borrow()
+        lock(&self.last).1
     }
 
-    pub(crate) fn watch(&self) -> watch::Receiver<Status> {
-        self.status.subscribe()
+    /// Ends every stream. The last status stays readable.
+    pub(crate) fn close(&self) {
+        *lock(&self.senders) = None;
+    }
+
+    /// Now, and whenever it changes.
+    pub(crate) fn watch(&self) -> StatusChanges {
+        let watch = match &*lock(&self.senders) {
+            Some(senders) => senders.status.subscribe(),
+            None => watch::channel(self.status()).1,
+        };
+        StatusChanges::new(watch)
+    }
+
+    fn reader(&self) -> Reader {
+        let events = match &*lock(&self.senders) {
+            Some(senders) => senders.events.subscribe(),
+            None => broadcast::channel(1).1,
+        };
+        Reader { events, missed: 0 }
     }
 
     /// All events from now on.
     pub(crate) fn subscribe(&self) -> Events {
-        let reader = Reader {
-            events: self.events.subscribe(),
-            missed: 0,
-        };
-        Events::new(stream::unfold(reader, |mut reader| async move {
+        Events::new(stream::unfold(self.reader(), |mut reader| async move {
             let event = reader.next().await?;
             Some((event, reader))
         }))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn event_of(record: &Record, kind: EventKind, at: Timestamp) -> Event {
@@ -308,10 +339,7 @@ struct Follower {
 ///
 /// The reader subscribes before the store is read, and revisions tell what the store already told.
 pub(crate) async fn follow(hub: &EventHub, store: Arc<dyn Store>, find: Find) -> Result<Events> {
-    let reader = Reader {
-        events: hub.events.subscribe(),
-        missed: 0,
-    };
+    let reader = hub.reader();
     let mut follower = Follower {
         store,
         find,
@@ -384,7 +412,7 @@ impl Follower {
 pub struct StatusChanges(Pin<Box<dyn Stream<Item = Status> + Send>>);
 
 impl StatusChanges {
-    pub(crate) fn new(mut watch: watch::Receiver<Status>) -> Self {
+    fn new(mut watch: watch::Receiver<Status>) -> Self {
         watch.mark_changed();
         Self(Box::pin(stream::unfold(watch, |mut watch| async move {
             watch.changed().await.ok()?;

@@ -14,6 +14,8 @@ mod listing;
 mod parts;
 mod request;
 pub mod store;
+#[cfg(feature = "test-util")]
+pub mod testing;
 mod ticket;
 pub mod transport;
 mod vault;

@@ -296,9 +296,7 @@ impl RequestBuilder {
             .lane
             .or_else(|| options.lane_by.as_ref().and_then(|rule| rule(&request)));
         let lane = named.map_or_else(|| Ok(Lane::default_lane()), Lane::new)?;
-        let retries = self
-            .max_retries
-            .unwrap_or_else(|| options.policy.max_retries);
+        let retries = self.max_retries.unwrap_or(options.policy.max_retries);
         Ok(Draft {
             request,
             body: self.body,

@@ -396,7 +396,7 @@ impl SyncVault {
     /// The state of the whole vault, now and whenever it changes.
     #[must_use]
     pub fn watch_status(&self) -> StatusChanges {
-        StatusChanges::new(self.parts().hub.watch())
+        self.parts().hub.watch()
     }
 
     /// Stops sending until [`resume`](Self::resume), also over restarts. Running attempts end; new requests are queued.
@@ -474,9 +474,9 @@ impl SyncVault {
     ///
     /// [`ErrorKind::Closed`] when the vault is shut down before.
     pub async fn wait_idle(&self) -> Result<()> {
-        let mut status = self.parts().hub.watch();
-        let idle = status.wait_for(|status| status.counts().pending == 0);
-        idle.await.map(drop).map_err(|_| Error::closed())
+        let (idler, idle) = oneshot::channel();
+        self.tell(Control::Idle(idler))?;
+        idle.await.map_err(|_| Error::closed())
     }
 
     /// Ends the vault: takes nothing new, lets running attempts end until `deadline` has passed, cuts the rest off (they

@@ -1,7 +1,10 @@
 //! The loop and only the loop: wait, settle and lease in one commit, publish, start what was leased.
 //! It decides nothing (`decide` does) and sends nothing (`attempt` does).
 
-use std::collections::{HashMap, HashSet};
+mod pass;
+mod probing;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,55 +12,21 @@ use std::time::Duration;
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::action::{ActionId, Answer, Origin, Record, State};
 use crate::attempt::{self, Finished, Reply, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::connectivity::{NetworkChanges, Reach};
-use crate::decide::{GateKey, GateReason, Settlement, open_gate};
+use crate::decide::{Gate, GateKey, GateReason, Settlement, open_gate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Draining, Parts, sleep_until};
 use crate::store::{Advance, Advanced, Amend, Lease, Leased, Settle};
 
-/// What a pass over the queue did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DrainReport {
-    /// Actions delivered.
-    pub delivered: u64,
-    /// Attempts that failed and are queued again.
-    pub retried: u64,
-    /// Actions that became dead letters.
-    pub dead: u64,
-    /// Actions still pending at the end.
-    pub remaining: u64,
-    /// Why it ended.
-    pub stopped: Stopped,
-}
-
-/// Why a pass over the queue ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Stopped {
-    /// Nothing is pending.
-    Drained,
-    /// What is left waits until this time: a backoff, a `not_before`, or what the server asked for.
-    Waiting {
-        /// The earliest of these times.
-        until: Timestamp,
-    },
-    /// The network is not there, or the server cannot be reached.
-    Offline,
-    /// The app paused the vault.
-    Paused,
-    /// What is left waits behind dead letters that block their lanes.
-    Blocked,
-    /// The vault is shutting down.
-    Closed,
-}
+use pass::Passes;
+pub use pass::{DrainReport, Stopped};
+use probing::{Probed, Probing};
 
 /// What the handle asks of the worker.
 #[derive(Debug)]
@@ -66,6 +35,8 @@ pub(crate) enum Control {
     Drain(oneshot::Sender<Result<DrainReport>>),
     /// The network may have changed.
     Hint,
+    /// Answer when nothing is pending.
+    Idle(oneshot::Sender<()>),
     /// Stop: wait for running attempts until the deadline, then cut them off.
     Shutdown {
         deadline: Duration,
@@ -76,13 +47,6 @@ pub(crate) enum Control {
 struct Running {
     origin: Origin,
     abort: AbortHandle,
-}
-
-struct Waiter {
-    reply: oneshot::Sender<Result<DrainReport>>,
-    delivered: u64,
-    retried: u64,
-    dead: u64,
 }
 
 struct Stopping {
@@ -102,12 +66,13 @@ pub(crate) struct Worker {
     parts: Arc<Parts>,
     mail: Mail,
     changes: NetworkChanges,
-    probes: JoinSet<(Origin, Reach)>,
-    probing: HashSet<Origin>,
+    probing: Probing,
     running: HashMap<ActionId, Running>,
     finished: Vec<Finished>,
-    gates: Vec<crate::decide::Gate>,
-    waiters: Vec<Waiter>,
+    gates: Vec<Gate>,
+    passes: Passes,
+    idlers: Vec<oneshot::Sender<()>>,
+    has_handles: bool,
     forced: Vec<Origin>,
     stopping: Option<Stopping>,
     is_hungry: bool,
@@ -124,12 +89,13 @@ impl Worker {
             parts,
             mail,
             changes,
-            probes: JoinSet::new(),
-            probing: HashSet::new(),
+            probing: Probing::default(),
             running: HashMap::new(),
             finished: Vec::new(),
             gates: Vec::new(),
-            waiters: Vec::new(),
+            passes: Passes::default(),
+            idlers: Vec::new(),
+            has_handles: true,
             forced: Vec::new(),
             stopping: None,
             is_hungry: true,
@@ -147,6 +113,7 @@ impl Worker {
                 Err(error) if self.survives(&error) => {}
                 Err(error) => return self.give_up(error).await,
             }
+            self.answer_idlers();
             if self.is_done() {
                 return self.close().await;
             }
@@ -161,10 +128,10 @@ impl Worker {
         let stop_at = self.stopping.as_ref().map(|s| s.until);
         tokio::select! {
             Some(report) = self.mail.reports.recv() => self.on_report(report),
-            control = self.mail.control.recv() => self.on_control(control),
+            control = self.mail.control.recv(), if self.has_handles => self.on_control(control),
             () = self.parts.wake.notified() => self.is_hungry = true,
             Some(_) = self.changes.next() => self.probe(),
-            Some(probed) = self.probes.join_next() => self.on_probed(probed.ok()),
+            Some(probed) = self.probing.next() => self.on_probed(probed),
             () = sleep_until(&*clock, self.timer) => self.is_hungry = true,
             () = until(stop_at) => self.abort_running(),
         }
@@ -174,20 +141,16 @@ impl Worker {
     async fn step(&mut self) -> Result<()> {
         self.notice_clock_jump().await?;
         let lease = self.lease_request();
-        let has_work = !self.finished.is_empty() || !self.gates.is_empty();
-        if !has_work && !(self.is_hungry && lease.is_some()) {
+        let has_news = !self.finished.is_empty() || !self.gates.is_empty();
+        let wants_more = self.is_hungry && lease.is_some();
+        if !has_news && !wants_more {
             self.is_hungry = false;
             self.end_pass(None);
             return Ok(());
         }
         let mut step = Advance::new(self.parts.now(), self.parts.options.retention);
         step.settle = self.finished.iter().map(|f| f.settle.clone()).collect();
-        step.gates = self
-            .finished
-            .iter()
-            .filter_map(|f| f.gate.clone())
-            .collect();
-        step.gates.append(&mut self.gates.clone());
+        step.gates = self.latest_gates();
         step.lease = lease;
         let may_lease = step.lease.is_some();
         let done = self.parts.store.advance(step).await?;
@@ -207,6 +170,20 @@ impl Worker {
         Ok(())
     }
 
+    /// The gates that changed since the last step, each once and as it is now.
+    fn latest_gates(&self) -> Vec<Gate> {
+        let book = self.parts.gates();
+        let changed = self
+            .finished
+            .iter()
+            .filter_map(|f| f.gate.as_ref())
+            .chain(&self.gates);
+        let keys: BTreeSet<&GateKey> = changed.map(|gate| &gate.key).collect();
+        keys.into_iter()
+            .filter_map(|key| book.get(key).cloned())
+            .collect()
+    }
+
     fn lease_request(&self) -> Option<Lease> {
         let offline = *self.parts.mode.borrow() == ConnectivityMode::Offline;
         let on_request = self.parts.options.draining == Draining::OnRequest;
@@ -215,17 +192,18 @@ impl Worker {
             .options
             .max_in_flight
             .saturating_sub(self.running.len());
-        let is_asked = !self.waiters.is_empty();
+        let is_asked = !self.passes.is_idle();
         let may = !self.parts.is_paused()
             && self.stopping.is_none()
             && slots > 0
             && (is_asked || !(offline || on_request));
         may.then(|| {
-            let mut lease = Lease::default();
-            lease.slots = slots;
-            lease.origin_slots = self.origin_slots();
-            lease.forced = self.forced.clone();
-            lease
+            let (origin_slots, forced) = (self.origin_slots(), self.forced.clone());
+            Lease {
+                slots,
+                origin_slots,
+                forced,
+            }
         })
     }
 
@@ -258,6 +236,18 @@ impl Worker {
         let finished = std::mem::take(&mut self.finished);
         for (finished, record) in finished.into_iter().zip(&done.settled) {
             self.running.remove(&finished.settle.id);
+            // A poison request makes a gateway answer 502 for ever. Only another answer of the origin tells
+            // that from an outage, and behind this action there may be none: ask.
+            if let Some(Gate {
+                key: GateKey::Origin(origin),
+                reason,
+                failures,
+                ..
+            }) = &finished.gate
+                && (*reason, *failures > 0) == (GateReason::Unavailable, true)
+            {
+                self.probing.start(&self.parts, origin.clone());
+            }
             if let Some(record) = record {
                 self.publish_settled(finished, record, now);
             }
@@ -297,14 +287,7 @@ impl Worker {
             }
             _ => return,
         };
-        for waiter in &mut self.waiters {
-            match kind {
-                EventKind::Succeeded { .. } => waiter.delivered += 1,
-                EventKind::Failed { .. } => waiter.retried += 1,
-                EventKind::DeadLettered { .. } => waiter.dead += 1,
-                _ => {}
-            }
-        }
+        self.passes.count(&kind);
         self.parts.hub.publish(record, kind, now);
         if let Some(reply) = finished.reply {
             // The caller may have dropped its future: the action is on disk all the same.
@@ -355,69 +338,53 @@ impl Worker {
     fn on_control(&mut self, control: Option<Control>) {
         match control {
             Some(Control::Drain(reply)) => {
-                let waiter = Waiter {
-                    reply,
-                    delivered: 0,
-                    retried: 0,
-                    dead: 0,
-                };
-                self.waiters.push(waiter);
-                self.force_unreachable();
+                self.passes.join(reply);
+                // Called by hand: the caller may know better than our belief.
+                self.forced = self.origins_closed_for(GateReason::Unreachable);
                 self.is_hungry = true;
             }
             Some(Control::Hint) => {
                 self.probe();
                 self.is_hungry = true;
             }
+            Some(Control::Idle(idler)) => self.idlers.push(idler),
             Some(Control::Shutdown { deadline, done }) => self.stop(deadline, Some(done)),
-            None => self.stop(Duration::ZERO, None),
-        }
-    }
-
-    /// Called by hand, the caller may know better than our belief that an origin is not there.
-    fn force_unreachable(&mut self) {
-        let gates = self.parts.gates();
-        self.forced = gates
-            .troubled()
-            .filter(|gate| gate.reason == GateReason::Unreachable)
-            .filter_map(|gate| match &gate.key {
-                GateKey::Origin(origin) => Some(origin.clone()),
-                _ => None,
-            })
-            .collect();
-    }
-
-    /// Asks each unreachable origin whether it is back. Only when something hinted at it.
-    fn probe(&mut self) {
-        if *self.parts.mode.borrow() != ConnectivityMode::Auto {
-            return;
-        }
-        self.force_unreachable();
-        for origin in std::mem::take(&mut self.forced) {
-            if self.probing.insert(origin.clone()) {
-                let parts = self.parts.clone();
-                self.probes.spawn(async move {
-                    let reach = parts.connectivity.probe(origin.clone()).await;
-                    (origin, reach)
-                });
+            None => {
+                self.has_handles = false;
+                self.stop(Duration::ZERO, None);
             }
         }
     }
 
-    fn on_probed(&mut self, probed: Option<(Origin, Reach)>) {
-        let Some((origin, reach)) = probed else {
-            self.probing.clear();
-            return;
-        };
-        self.probing.remove(&origin);
-        tracing::debug!(%origin, ?reach, "probed");
-        if reach != Reach::Reachable {
-            return;
+    fn origins_closed_for(&self, reason: GateReason) -> Vec<Origin> {
+        let gates = self.parts.gates();
+        let origins = gates.troubled().filter_map(|gate| match &gate.key {
+            GateKey::Origin(origin) if gate.reason == reason => Some(origin.clone()),
+            _ => None,
+        });
+        origins.collect()
+    }
+
+    /// Asks each unreachable origin whether it is back. Only when something hinted at it.
+    fn probe(&mut self) {
+        if *self.parts.mode.borrow() == ConnectivityMode::Auto {
+            for origin in self.origins_closed_for(GateReason::Unreachable) {
+                self.probing.start(&self.parts, origin);
+            }
         }
+    }
+
+    fn on_probed(&mut self, probed: Probed) {
+        let Probed { origin, reach } = probed;
+        tracing::debug!(%origin, ?reach, "probed");
         let now = self.parts.now();
         let mut gates = self.parts.gates();
-        gates.answered_well(&origin, now);
-        if let Some(gate) = gates.origin(&origin) {
+        if reach == Reach::Reachable {
+            gates.answered_well(&origin, now);
+        }
+        if matches!(reach, Reach::Reachable | Reach::Troubled)
+            && let Some(gate) = gates.origin(&origin)
+        {
             let gate = open_gate(gate.clone(), now);
             gates.set(gate.clone());
             self.gates.push(gate);
@@ -427,47 +394,21 @@ impl Worker {
 
     /// Ends the pass for who waits for it, when nothing runs and nothing more can go now.
     fn end_pass(&mut self, next_due: Option<Timestamp>) {
-        if self.waiters.is_empty() || !self.running.is_empty() {
+        if self.passes.is_idle() || !self.running.is_empty() {
             return;
         }
         let counts = *self.parts.hub.status().counts();
-        let stopped = self.why_stopped(counts.pending, counts.blocked_lanes, next_due);
-        for waiter in self.waiters.drain(..) {
-            let Waiter {
-                reply,
-                delivered,
-                retried,
-                dead,
-            } = waiter;
-            let remaining = counts.pending;
-            let report = DrainReport {
-                delivered,
-                retried,
-                dead,
-                remaining,
-                stopped,
-            };
-            // Whoever asked may have gone.
-            drop(reply.send(Ok(report)));
-        }
-    }
-
-    fn why_stopped(&self, pending: u64, blocked: u64, next: Option<Timestamp>) -> Stopped {
-        let is_away = {
-            let gates = self.parts.gates();
-            gates
-                .troubled()
-                .any(|gate| gate.reason == GateReason::Unreachable)
-        };
-        match next {
+        let is_away = !self.origins_closed_for(GateReason::Unreachable).is_empty();
+        let stopped = match next_due {
             _ if self.stopping.is_some() => Stopped::Closed,
             _ if self.parts.is_paused() => Stopped::Paused,
-            _ if pending == 0 => Stopped::Drained,
+            _ if counts.pending == 0 => Stopped::Drained,
             _ if is_away => Stopped::Offline,
             Some(until) => Stopped::Waiting { until },
-            None if blocked > 0 => Stopped::Blocked,
+            None if counts.blocked_lanes > 0 => Stopped::Blocked,
             None => Stopped::Offline,
-        }
+        };
+        self.passes.end(counts.pending, stopped);
     }
 
     /// A wall clock that was set back would make due times lie far ahead: pull them in.
@@ -483,6 +424,7 @@ impl Worker {
             );
             let until = wall.after(self.parts.options.policy.wait_max());
             self.parts.store.amend(Amend::Hasten { until }).await?;
+            self.parts.gates().hasten(until);
             self.is_hungry = true;
         }
         Ok(())
@@ -536,7 +478,19 @@ impl Worker {
     }
 
     fn is_done(&self) -> bool {
-        self.stopping.is_some() && self.running.is_empty() && self.finished.is_empty()
+        self.stopping.is_some()
+            && self.running.is_empty()
+            && self.finished.is_empty()
+            && self.mail.reports.is_empty()
+    }
+
+    fn answer_idlers(&mut self) {
+        if self.parts.hub.status().counts().pending == 0 {
+            for idler in self.idlers.drain(..) {
+                // Whoever asked may have gone.
+                idler.send(()).ok();
+            }
+        }
     }
 
     async fn close(mut self) {
@@ -545,6 +499,7 @@ impl Worker {
         if let Err(error) = &closed {
             tracing::error!(%error, "the store did not close well");
         }
+        self.parts.hub.close();
         let failed = closed.err().map(|e| (e.kind(), e.to_string()));
         for done in self.stopping.into_iter().flat_map(|s| s.done) {
             let result = failed
@@ -559,14 +514,7 @@ impl Worker {
         tracing::error!(%error, "the store takes nothing more, delivery stops; reopen the vault");
         self.parts.hub.store_failed();
         self.abort_running();
-        let text = error.to_string();
-        for waiter in self.waiters.drain(..) {
-            drop(
-                waiter
-                    .reply
-                    .send(Err(Error::new(error.kind(), text.clone()))),
-            );
-        }
+        self.passes.fail(&error);
         self.close().await;
     }
 }

@@ -118,7 +118,7 @@ impl Record {
             wire: WireState::NeverSent,
             attempts: 0,
             attempts_counted: 0,
-            attempts_max: 6,
+            attempts_max: 11,
             created,
             expires: None,
             first_attempt: None,

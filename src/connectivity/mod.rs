@@ -24,8 +24,10 @@ pub use wake::WakeWatch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reach {
-    /// The origin answered.
+    /// The origin answered, and is well.
     Reachable,
+    /// The origin answered, but with a 5xx status: it can be reached, and is in trouble.
+    Troubled,
     /// No answer.
     Unreachable,
     /// Something answered in its place: a login page of the network.

@@ -116,6 +116,7 @@ fn reach(response: &Response) -> Reach {
             Some(true) => Reach::Portal,
             _ => Reach::Reachable,
         },
+        status if status.is_server_error() => Reach::Troubled,
         _ => Reach::Reachable,
     }
 }

@@ -45,3 +45,42 @@ impl fmt::Debug for Dice {
         f.debug_struct("Dice").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throw_is_below_its_bound_and_even() {
+        let mut dice = Dice::seeded(1);
+        let bound = Duration::from_secs(10);
+        let mut tenths = [0_u32; 10];
+        for _ in 0..100_000 {
+            let throw = dice.below(bound);
+            assert!(throw < bound);
+            tenths[usize::try_from(throw.as_secs()).expect("small")] += 1;
+        }
+        // Ten thousand expected in each; five sigma of the binomial are 474.
+        assert!(
+            tenths.iter().all(|count| count.abs_diff(10_000) < 474),
+            "{tenths:?}"
+        );
+    }
+
+    #[test]
+    fn the_ends_of_the_range_hold() {
+        let mut dice = Dice::seeded(1);
+        assert_eq!(dice.below(Duration::ZERO), Duration::ZERO);
+        assert_eq!(dice.below(Duration::from_nanos(1)), Duration::ZERO);
+        assert!(dice.below(Duration::MAX) < Duration::MAX);
+    }
+
+    #[test]
+    fn only_a_seed_repeats() {
+        let bound = Duration::from_secs(1_000_000);
+        let throws = |mut dice: Dice| [(); 8].map(|()| dice.below(bound));
+        assert_eq!(throws(Dice::seeded(9)), throws(Dice::seeded(9)));
+        assert_ne!(throws(Dice::seeded(9)), throws(Dice::seeded(10)));
+        assert_ne!(throws(Dice::from_entropy()), throws(Dice::from_entropy()));
+    }
+}

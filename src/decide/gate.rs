@@ -92,9 +92,9 @@ impl Gate {
 /// The gate after somebody found that what it waits for is there: a connectivity probe that reached the origin, an app
 /// that brought new credentials. Its history stays, so that a flapping network does not start small each time.
 ///
-/// What the server itself asked for ([`RateLimited`](GateReason::RateLimited), [`Unavailable`](GateReason::Unavailable))
-/// stays closed: a network that is back says nothing about that. To spread the rush after an outage, pass a time a
-/// little later than now; the gate never closes for longer by it.
+/// What the server itself asked for ([`GateReason::RateLimited`], [`GateReason::Unavailable`]) stays closed: a network
+/// that is back says nothing about that. To spread the rush after an outage, pass a time a little later than now; the
+/// gate never closes for longer by it.
 #[must_use]
 pub fn open_gate(mut gate: Gate, now: Timestamp) -> Gate {
     if !gate.reason.is_word_of_server() && gate.closed_until > now {
@@ -138,5 +138,135 @@ fn longer(older: Gate, newer: Gate) -> Gate {
         failures,
         changed,
         ..longest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::GateReason::{RateLimited, Unauthorized, Unavailable, Unreachable};
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    /// A gate that closed at `NOW` for `wait_ms`; for zero, one that a good answer opened.
+    fn gate(reason: GateReason, wait_ms: u64, failures: u32) -> Gate {
+        let key = GateKey::Origin(Origin::from_stored("https://a.example:443"));
+        let until = Timestamp::from_millis(NOW.as_millis() + wait_ms);
+        let mut gate = Gate::new(key, reason, until, NOW);
+        gate.failures = failures;
+        gate.backoff_ms = wait_ms;
+        gate
+    }
+
+    fn merged(
+        older: (GateReason, u64, u32),
+        newer: (GateReason, u64, u32),
+    ) -> (GateReason, u64, u32, u64) {
+        let gate = merge_gates(
+            gate(older.0, older.1, older.2),
+            gate(newer.0, newer.1, newer.2),
+        );
+        let wait = gate.closed_until.as_millis() - NOW.as_millis();
+        (gate.reason, wait, gate.failures, gate.backoff_ms)
+    }
+
+    #[test]
+    fn the_longest_wait_of_the_newest_reason_stays() {
+        let table = [
+            (
+                (Unreachable, 10, 3),
+                (Unreachable, 20, 3),
+                (Unreachable, 20, 3, 20),
+            ),
+            (
+                (Unreachable, 20, 3),
+                (Unreachable, 10, 3),
+                (Unreachable, 20, 3, 20),
+            ),
+            (
+                (Unavailable, 90, 1),
+                (RateLimited, 10, 2),
+                (RateLimited, 90, 2, 90),
+            ),
+            (
+                (RateLimited, 10, 2),
+                (Unavailable, 90, 1),
+                (Unavailable, 90, 2, 90),
+            ),
+            (
+                (Unauthorized, 10, 1),
+                (Unauthorized, 90, 1),
+                (Unauthorized, 90, 1, 90),
+            ),
+        ];
+        for (older, newer, want) in table {
+            assert_eq!(merged(older, newer), want, "{older:?} then {newer:?}");
+        }
+    }
+
+    #[test]
+    fn an_unreachable_server_does_not_end_what_it_asked_for() {
+        assert_eq!(
+            merged((RateLimited, 90, 1), (Unreachable, 10, 1)),
+            (RateLimited, 90, 1, 90)
+        );
+        assert_eq!(
+            merged((RateLimited, 10, 1), (Unreachable, 90, 1)),
+            (RateLimited, 90, 1, 90)
+        );
+    }
+
+    #[test]
+    fn any_answer_ends_an_older_unreachable() {
+        assert_eq!(
+            merged((Unreachable, 90, 7), (RateLimited, 10, 8)),
+            (RateLimited, 10, 8, 10)
+        );
+        assert_eq!(
+            merged((Unreachable, 90, 7), (Unreachable, 0, 0)),
+            (Unreachable, 0, 0, 0)
+        );
+    }
+
+    #[test]
+    fn a_good_answer_does_not_open_what_the_server_asked_for() {
+        for reason in [RateLimited, Unavailable, Unauthorized] {
+            assert_eq!(merged((reason, 90, 1), (reason, 0, 0)), (reason, 90, 1, 90));
+        }
+    }
+
+    #[test]
+    fn after_a_good_answer_a_closing_closes() {
+        assert_eq!(
+            merged((RateLimited, 0, 0), (Unavailable, 10, 1)),
+            (Unavailable, 10, 1, 10)
+        );
+    }
+
+    #[test]
+    fn a_probe_opens_only_what_waits_for_it() {
+        for (reason, opens) in [
+            (Unreachable, true),
+            (Unauthorized, true),
+            (RateLimited, false),
+            (Unavailable, false),
+        ] {
+            let closed = gate(reason, 90, 4);
+            let later = Timestamp::from_millis(NOW.as_millis() + 1);
+            let got = open_gate(closed.clone(), later);
+            assert_eq!(got.is_closed(later), !opens, "{reason:?}");
+            assert_eq!(got.failures, 4, "the history stays");
+            assert_eq!(got == closed, !opens);
+        }
+    }
+
+    #[test]
+    fn opening_later_never_closes_for_longer() {
+        let closed = gate(Unreachable, 90, 1);
+        let end = closed.closed_until;
+        assert_eq!(
+            open_gate(closed.clone(), end.after(std::time::Duration::from_secs(9))),
+            closed
+        );
     }
 }

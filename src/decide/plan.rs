@@ -292,3 +292,6 @@ fn whole_millis(wait: Duration) -> u64 {
 fn later(now: Timestamp, millis: u64) -> Timestamp {
     Timestamp::from_millis(now.as_millis().saturating_add(millis))
 }
+
+#[cfg(test)]
+mod tests;

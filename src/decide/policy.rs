@@ -21,9 +21,10 @@ const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// The wait of an action after a failure of its own. Default: 1 s doubling to 5 minutes, full jitter.
+    /// The wait of an action after a failure of its own. Default: 2 s doubling to 10 minutes, full jitter.
     pub backoff: Backoff,
-    /// How many counted attempts an action gets after its first. Default: 5.
+    /// How many counted attempts an action gets after its first. Default: 10, which with the default backoff
+    /// spans about a quarter of an hour: a deploy that answers 500 meanwhile costs nobody's work.
     pub max_retries: u32,
     /// The wait of an origin that is not there or not well, and of a principal whose credentials were refused.
     /// Default: 1 s doubling to 60 s, full jitter.
@@ -41,8 +42,8 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         let second = Duration::from_secs(1);
         Self {
-            backoff: Backoff::exponential(second, Duration::from_secs(5 * 60)),
-            max_retries: 5,
+            backoff: Backoff::exponential(2 * second, Duration::from_secs(10 * 60)),
+            max_retries: 10,
             origin_backoff: Backoff::exponential(second, Duration::from_secs(60)),
             retry_after_max: Duration::from_secs(60 * 60),
             dead_lane: DeadLane::Skip,
@@ -98,7 +99,7 @@ mod tests {
     #[test]
     fn the_defaults_are_usable() {
         RetryPolicy::default().check().expect("defaults");
-        assert_eq!(RetryPolicy::default().attempts_max(), 6);
+        assert_eq!(RetryPolicy::default().attempts_max(), 11);
     }
 
     #[test]

@@ -104,7 +104,7 @@ mod tests {
             for method in reads.iter().chain(&writes) {
                 let want = match status {
                     307 | 308 => true,
-                    301 | 302 | 303 => reads.contains(method),
+                    301..=303 => reads.contains(method),
                     _ => false,
                 };
                 let got = from_a(method, status, "/z") != Redirect::Refuse;

@@ -166,7 +166,7 @@ where
 /// | --- | --- | --- |
 /// | 2xx; 304 to a GET or HEAD | delivered | |
 /// | 429 | retry, the origin waits | no |
-/// | 407, 502, 503, 504, 520-530 | retry, the origin waits | if the origin is well otherwise and no `Retry-After` came |
+/// | 407, 502, 503, 504, 520-530 | retry, the origin waits | if the origin is well otherwise, without `Retry-After` |
 /// | 408, 423, 425, 500, 501, 505-599 | retry | yes |
 /// | 1xx, and under 100 or over 599 | retry | yes |
 /// | 409 after an unanswered attempt | retry | yes |
@@ -176,6 +176,15 @@ where
 /// | timeout or break after bytes may have left | retry | yes |
 ///
 /// A `Retry-After` is honoured on every retry, at most `retry_after_max`.
+///
+/// ```
+/// # use syncvault::{action::Origin, clock::Timestamp, decide::*};
+/// # use std::time::Duration;
+/// let origin = Origin::from_stored("https://api.example.com:443");
+/// let lost = Observed::Failure(FailureKind::Dns);
+/// let seen = Observation::new(&http::Method::POST, &origin, lost, Timestamp::EPOCH);
+/// assert_eq!(verdict(&seen, Duration::from_secs(3600)), Verdict::Unreachable);
+/// ```
 #[must_use]
 pub fn verdict(observation: &Observation<'_>, retry_after_max: Duration) -> Verdict {
     match observation.observed {
@@ -211,7 +220,7 @@ fn of_status(observation: &Observation<'_>, status: u16, after: Option<Duration>
         407 | 502 | 503 | 504 | 520..=530 => {
             let is_own_trouble = observation.origin_well_since == OriginWell::Yes;
             match (is_own_trouble, after) {
-                (true, None) => retry(Origin, Counted::Yes),
+                (true, None) => retry(Action, Counted::Yes),
                 _ => retry(Origin, Counted::No),
             }
         }
@@ -253,3 +262,6 @@ fn of_failure(kind: FailureKind) -> Verdict {
         FailureKind::Local => retry(Counted::No),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -182,6 +182,10 @@ impl Default for Limits {
 /// What became of one [`Append`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one or a few live at a time, and a record is what callers want"
+)]
 pub enum Appended {
     /// It is queued.
     Queued {
@@ -413,6 +417,10 @@ pub enum Amend {
 /// What became of an [`Amend`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one or a few live at a time, and a record is what callers want"
+)]
 pub enum Amended {
     /// It was done; these records are after the change (none for pause and the like).
     Done(Vec<Record>),

@@ -51,7 +51,7 @@ const APPS_BODY: &str = "error from user's Body stream";
 const GARBAGE: [&str; 3] = [
     "invalid ",
     "message head is too large",
-    "unexpected message",
+    "received unexpected message",
 ];
 
 /// Which step of connecting failed: TCP and proxies name themselves, what remains is TLS.

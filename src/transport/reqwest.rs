@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, LOCATION};
 use http_body::{Body as _, Frame, SizeHint};
 use reqwest::{Body, Client, ClientBuilder, Request, Response};
@@ -15,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::answer::rebuild;
 use super::diagnosis::diagnose;
 use super::{Transport, TransportFailure, TransportFuture};
-use crate::decide::{FailureKind, Redirect, follow};
+use crate::decide::{FailureKind, REDIRECTS_MAX, Redirect, follow};
 use crate::error::{Error, Result};
 
 /// How long an attempt may take.
@@ -55,9 +54,6 @@ pub struct ReqwestTransport {
 }
 
 impl ReqwestTransport {
-    /// How many redirects within the origin are followed.
-    pub const REDIRECTS_MAX: usize = 5;
-
     /// A transport with a client of its own.
     ///
     /// # Errors
@@ -136,9 +132,9 @@ impl ReqwestTransport {
                 &method,
                 status,
                 next.url(),
-                response.headers().get(http::header::LOCATION),
+                response.headers().get(LOCATION),
             ) {
-                Redirect::Follow(url) if hops < Self::REDIRECTS_MAX => *next.url_mut() = url,
+                Redirect::Follow(url) if hops < REDIRECTS_MAX => *next.url_mut() = url,
                 _ => return Ok(response),
             }
             hops += 1;

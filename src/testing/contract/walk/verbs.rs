@@ -1,0 +1,392 @@
+//! The steps of a walk that change something: each is done by the store and by the model, and compared.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use super::super::StoreFactory;
+use super::super::draft::{Draft, origin};
+use super::super::rig::{bytes_of, ids, rejected, settle_of};
+use super::Walk;
+use super::model::{Kept, Want};
+use crate::action::{ActionId, Record, State, WireState};
+use crate::decide::{Counted, DeadLane, Gate, GateKey, GateReason, Settlement};
+use crate::store::{Advanced, Amend, Amended, Appended, Direct, Lease, Settle};
+
+const LANES: [&str; 4] = ["a", "b", "c", "d"];
+const ORIGINS: [&str; 2] = ["x", "y"];
+
+impl<F: StoreFactory> Walk<'_, F> {
+    fn draft(&mut self) -> Draft {
+        let lane = LANES[self.rng.random_range(0..LANES.len())];
+        let to = ORIGINS[self.rng.random_range(0..ORIGINS.len())];
+        let mut draft = self.rig.draft(lane).origin(to);
+        draft = draft.priority(self.rng.random_range(-1..=1));
+        draft = draft.key_retention(Duration::from_millis(20_001));
+        if self.chance(40) {
+            let key = format!("key {}", self.rng.random_range(0..12));
+            let fingerprint = if self.chance(20) { "other" } else { "f" };
+            draft = draft.key(&key).fingerprint(fingerprint);
+        }
+        if self.chance(30) {
+            draft = draft.principal("p");
+        }
+        if self.chance(20) {
+            draft = draft.expires(self.later(6_000));
+        }
+        if self.chance(10) {
+            let size = self.rng.random_range(0..20_000);
+            draft = draft.body(vec![3; size]);
+        }
+        if self.chance(30) {
+            let direct = [Direct::Alone, Direct::SideBySide];
+            return draft.direct(direct[self.rng.random_range(0..2)]);
+        }
+        if self.chance(15) {
+            draft = draft.coalesce("together");
+        }
+        if self.chance(20) {
+            draft = draft.due(self.later(3_000));
+        }
+        draft
+    }
+
+    pub(super) async fn append(&mut self) {
+        let count = self.rng.random_range(1..=3);
+        let drafts: Vec<_> = (0..count).map(|_| self.draft()).collect();
+        let appended = self.rig.append_all(drafts.clone()).await;
+        for (draft, got) in drafts.into_iter().zip(appended) {
+            let id = draft.id();
+            let want = self.model.append(&draft.into_append());
+            let got = match got {
+                Appended::Queued { record, superseded } => {
+                    assert_eq!(record.id, id);
+                    Want::Queued {
+                        superseded: superseded.map(|record| record.id),
+                    }
+                }
+                Appended::Leased { record } => {
+                    assert_eq!(record.id, id);
+                    Want::Leased
+                }
+                Appended::Known { record } => Want::Known(record.id),
+                Appended::Conflict { id } => Want::Conflict(id),
+                Appended::Full { limit } => panic!("nothing is full here: {limit}"),
+            };
+            assert_eq!(got, want);
+        }
+    }
+
+    fn result(&mut self) -> (Settlement, WireState) {
+        let due = if self.chance(50) {
+            self.rig.ago(1)
+        } else {
+            self.later(4_000)
+        };
+        let counts = if self.chance(50) {
+            Counted::Yes
+        } else {
+            Counted::No
+        };
+        let wires = [
+            WireState::NeverSent,
+            WireState::MaybeSent,
+            WireState::Answered,
+        ];
+        let wire = wires[self.rng.random_range(0..3)];
+        let reason = rejected();
+        let retry = Settlement::Retry {
+            due,
+            counts,
+            backoff_ms: 5,
+        };
+        match self.rng.random_range(0..10) {
+            0..5 => (Settlement::Delivered { status: 200 }, WireState::Answered),
+            5 => (Settlement::Returned, WireState::Answered),
+            6 => {
+                let lane = if self.chance(40) {
+                    DeadLane::Block
+                } else {
+                    DeadLane::Skip
+                };
+                (Settlement::Dead { reason, lane }, WireState::Answered)
+            }
+            _ => (retry, wire),
+        }
+    }
+
+    fn settles(&mut self) -> Vec<Settle> {
+        let flying: Vec<Record> = self.of(Kept::is_in_flight);
+        let mut settles = Vec::new();
+        for mut record in flying {
+            if self.chance(20) {
+                continue;
+            }
+            let (result, wire) = self.result();
+            let mut settle = settle_of(&record, result);
+            settle.wire = wire;
+            if matches!(settle.result, Settlement::Delivered { .. }) && self.chance(70) {
+                let size = self.rng.random_range(1..400);
+                settle.answer = Some(Bytes::from(vec![9; size]));
+            }
+            settles.push(settle.clone());
+            if self.chance(10) {
+                settles.push(settle);
+            }
+            if self.chance(10) {
+                let (attempt, epoch) = (record.attempts, self.model.epoch - 1);
+                record.state = State::InFlight { attempt, epoch };
+                settles.insert(0, settle_of(&record, Settlement::Returned));
+            }
+        }
+        settles
+    }
+
+    /// The records that are so.
+    fn of(&self, so: impl Fn(&Kept) -> bool) -> Vec<Record> {
+        let kept = self.model.kept.iter().filter(|kept| so(kept));
+        kept.map(|kept| kept.record.clone()).collect()
+    }
+
+    fn gate(&mut self) -> Gate {
+        let keys = [
+            GateKey::Origin(origin("x")),
+            GateKey::Origin(origin("y")),
+            GateKey::Principal(Some("p".into())),
+            GateKey::Principal(None),
+        ];
+        let key = keys[self.rng.random_range(0..keys.len())].clone();
+        let until = if self.chance(40) {
+            self.rig.ago(1)
+        } else {
+            self.later(2_000)
+        };
+        Gate::new(key, GateReason::Unreachable, until, self.rig.now)
+    }
+
+    pub(super) async fn advance(&mut self) {
+        let slots = self.rng.random_range(0..5);
+        let mut step = self.rig.leasing(slots);
+        step.settle = self.settles();
+        if self.chance(15) {
+            step.gates.push(self.gate());
+        }
+        let mut lease = step.lease.take().expect("a lease");
+        if self.chance(15) {
+            lease
+                .origin_slots
+                .push((origin("x"), self.rng.random_range(0..2)));
+        }
+        if self.chance(10) {
+            lease.forced.push(origin("y"));
+        }
+        step.lease = Some(lease.clone());
+        let got = self.rig.advance(step.clone()).await;
+        for (settle, got) in step.settle.iter().zip(&got.settled) {
+            let accepted = self.model.settle(settle, step.now);
+            assert_eq!(got.is_some(), accepted, "{settle:?}");
+        }
+        for gate in step.gates {
+            self.model.set_gate(gate);
+        }
+        let mut expired = self.model.expire(step.now);
+        let mut told = ids(&got.expired);
+        expired.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(told, expired, "what expired");
+        self.leases_are_right(&lease, &got);
+        for lease in &got.leased {
+            let kept = self.model.get(lease.record.id).expect("the model knows it");
+            assert_eq!(lease.wire_before, kept.record.wire);
+            assert_eq!(bytes_of(&lease.body), kept.body);
+            self.model.lease(lease.record.id);
+            self.same_record(lease.record.id, &lease.record);
+        }
+        if lease.forced.is_empty() && lease.origin_slots.is_empty() {
+            self.timer_is_right(&got);
+        }
+    }
+
+    /// Only ready heads, as many as may be, none while one of a higher priority waits.
+    fn leases_are_right(&self, lease: &Lease, got: &Advanced) {
+        let now = self.rig.now;
+        let ready: HashMap<ActionId, &Record> = self
+            .model
+            .heads(lease)
+            .into_iter()
+            .filter(|(_, ready)| *ready <= now)
+            .map(|(kept, _)| (kept.record.id, &kept.record))
+            .collect();
+        let leased: HashSet<ActionId> = got.leased.iter().map(|one| one.record.id).collect();
+        assert_eq!(leased.len(), got.leased.len(), "leased twice");
+        let strangers: Vec<_> = leased.iter().filter(|id| !ready.contains_key(id)).collect();
+        assert!(strangers.is_empty(), "leased but not ready: {strangers:?}");
+        let room = |name: &str| {
+            let limit = lease
+                .origin_slots
+                .iter()
+                .find(|(one, _)| *one == origin(name));
+            limit.map_or(usize::MAX, |(_, slots)| *slots)
+        };
+        let of = |name: &str| {
+            ready
+                .values()
+                .filter(|one| one.origin == origin(name))
+                .count()
+        };
+        let most: usize = ORIGINS.iter().map(|name| room(name).min(of(name))).sum();
+        assert_eq!(leased.len(), most.min(lease.slots), "of {ready:?}");
+        for name in ORIGINS {
+            let count = leased.iter().filter(|id| ready[id].origin == origin(name));
+            assert!(count.count() <= room(name), "more than the slots of {name}");
+        }
+        if lease.origin_slots.is_empty() {
+            let lowest = leased.iter().map(|id| ready[id].priority).min();
+            let left = ready.iter().filter(|(id, _)| !leased.contains(id));
+            let highest_left = left.map(|(_, record)| record.priority).max();
+            assert!(
+                lowest.is_none() || highest_left <= lowest,
+                "a higher priority waits"
+            );
+        }
+    }
+
+    fn timer_is_right(&self, got: &Advanced) {
+        match self.model.next_due() {
+            Some(due) if due <= self.rig.now => {
+                assert!(got.next_due.is_some_and(|due| due <= self.rig.now));
+            }
+            due => assert_eq!(got.next_due, due),
+        }
+    }
+
+    pub(super) async fn amend(&mut self) {
+        let all = self.of(|_| true);
+        let id = self
+            .choose(&all)
+            .map_or_else(ActionId::new, |record| record.id);
+        match self.rng.random_range(0..20) {
+            0..6 => self.cancel(id).await,
+            6..12 => {
+                let dead = self.of(|kept| kept.record.state.is_dead());
+                let id = self.choose(&dead).map_or(id, |record| record.id);
+                self.requeue(id).await;
+            }
+            12..15 => {
+                let dead = self.of(|kept| kept.record.state.is_dead());
+                let id = self.choose(&dead).map_or(id, |record| record.id);
+                self.discard(id).await;
+            }
+            15 => self.clear().await,
+            16..18 => self.keep_answer().await,
+            18 => self.hasten().await,
+            _ => {
+                let paused = self.chance(50);
+                self.rig.done(Amend::Pause { paused }).await;
+            }
+        }
+    }
+
+    async fn cancel(&mut self, id: ActionId) {
+        let queued = |kept: &Kept| kept.is_queued() && kept.record.wire != WireState::MaybeSent;
+        match (self.rig.cancel(id).await, self.model.get(id).map(queued)) {
+            (Amended::Done(_), Some(true)) => self.model.cancel(id, self.rig.now),
+            (Amended::NotNow(record), Some(false)) => self.same_record(id, &record),
+            (Amended::Unknown, None) => {}
+            (got, want) => panic!(
+                "cancel of {:?} gave {got:?}, can be: {want:?}",
+                self.model.get(id)
+            ),
+        }
+    }
+
+    async fn requeue(&mut self, id: ActionId) {
+        let dead = self.model.get(id).map(|kept| kept.record.state.is_dead());
+        match (self.rig.requeue(id).await, dead) {
+            (Amended::Done(records), Some(true)) => {
+                let due = records[0].due().expect("a requeued action is queued");
+                assert!(due <= self.rig.now, "a requeued action is ready at once");
+                self.model.requeue(id, due);
+                let kept = self.model.get_mut(id);
+                kept.record.wire = records[0].wire;
+                self.same_record(id, &records[0]);
+            }
+            (Amended::NotNow(record), Some(false)) => self.same_record(id, &record),
+            (Amended::Unknown, None) => {}
+            (got, want) => panic!("requeue gave {got:?}, is dead: {want:?}"),
+        }
+    }
+
+    async fn discard(&mut self, id: ActionId) {
+        let dead = self.model.get(id).map(|kept| kept.record.state.is_dead());
+        match (self.rig.amend(Amend::Discard { id }).await, dead) {
+            (Amended::Done(_), Some(true)) => self.model.forget(id),
+            (Amended::NotNow(record), Some(false)) => self.same_record(id, &record),
+            (Amended::Unknown, None) => {}
+            (got, want) => panic!("discard gave {got:?}, is dead: {want:?}"),
+        }
+    }
+
+    /// Which queued actions go is the store's choice, and whether it spares those that may have been sent.
+    async fn clear(&mut self) {
+        let (limit, now) = (self.rng.random_range(1..5), self.rig.now);
+        let cleared = self.rig.done(Amend::Clear { limit, now }).await;
+        assert!(cleared.len() <= limit);
+        for record in &cleared {
+            assert!(self.model.get(record.id).is_some_and(Kept::is_queued));
+            self.model.cancel(record.id, now);
+            self.same_record(record.id, record);
+        }
+        let left = self.of(|kept| kept.is_queued() && kept.record.wire != WireState::MaybeSent);
+        assert!(cleared.len() == limit || left.is_empty(), "left: {left:?}");
+    }
+
+    async fn keep_answer(&mut self) {
+        let delivered = |kept: &Kept| matches!(kept.record.state, State::Delivered { .. });
+        let of = self.of(|kept| kept.record.state.is_pending() || delivered(kept));
+        let Some(record) = self.choose(&of) else {
+            return;
+        };
+        let id = record.id;
+        let answer = Bytes::from(vec![8; self.rng.random_range(1..600)]);
+        let change = Amend::KeepAnswer {
+            id,
+            answer: answer.clone(),
+        };
+        match (self.rig.amend(change).await, record.state.is_pending()) {
+            (Amended::Done(_), false) => self.model.get_mut(id).answer = Some(answer),
+            (Amended::NotNow(_), true) => {}
+            (got, _) => panic!("keeping an answer of {} gave {got:?}", record.state.name()),
+        }
+    }
+
+    /// Heads must be hastened; whether others of their lanes are too is the store's choice.
+    async fn hasten(&mut self) {
+        let until = self.later(500);
+        let heads = self.model.heads(&Lease::default());
+        let heads: Vec<_> = heads.into_iter().map(|(kept, _)| kept.record.id).collect();
+        self.rig.amend(Amend::Hasten { until }).await;
+        for record in self.of(Kept::is_queued) {
+            let due = record.due().expect("queued");
+            let got = self
+                .rig
+                .record(record.id)
+                .await
+                .due()
+                .expect("still queued");
+            let cut = if record.attempts == 0 {
+                due
+            } else {
+                due.min(until)
+            };
+            let must = heads.contains(&record.id);
+            assert!(
+                got == cut || (!must && got == due),
+                "{due:?} became {got:?}"
+            );
+            self.model.get_mut(record.id).record.state = State::Queued { due: got };
+        }
+    }
+}
