@@ -50,7 +50,10 @@ fn main() -> Outcome<()> {
         println!("this measures; run it with `cargo bench --bench backlog`");
         return Ok(());
     }
-    let args: Vec<&str> = args.into_iter().filter(|arg| !arg.starts_with("--")).collect();
+    let args: Vec<&str> = args
+        .into_iter()
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
     let count = args.first().map_or(Ok(COUNT), |count| count.parse())?;
     let dir = scratch(args.get(1).map(Path::new))?;
     let server = Server::start(Duration::ZERO)?;
@@ -58,7 +61,10 @@ fn main() -> Outcome<()> {
     let runtime = work::runtime()?;
     fill(&runtime, &server.url, dir.path(), count, &mut table)?;
     drop(runtime);
-    table.note("on disk", format!("{} MiB", disk_bytes(&dir.path().join("vault"))? / MIB));
+    table.note(
+        "on disk",
+        format!("{} MiB", disk_bytes(&dir.path().join("vault"))? / MIB),
+    );
     reopen(&server.url, dir.path(), &mut table)?;
     let heads = ["what", "measured", "wanted", "verdict"];
     print_table(&heads, &table.rows);
@@ -77,23 +83,22 @@ impl Table {
 
     fn row(&mut self, what: &str, measured: String, wanted: &str, verdict: &str) {
         println!("{what}: {measured}");
-        self.rows.push([what, &*measured, wanted, verdict].map(str::to_owned).into());
+        self.rows.push(
+            [what, &*measured, wanted, verdict]
+                .map(str::to_owned)
+                .into(),
+        );
     }
 }
 
 /// Everything that is measured in the process that fills the vault.
-fn fill(
-    runtime: &Runtime,
-    url: &str,
-    dir: &Path,
-    count: usize,
-    table: &mut Table,
-) -> Outcome<()> {
+fn fill(runtime: &Runtime, url: &str, dir: &Path, count: usize, table: &mut Table) -> Outcome<()> {
     let noise = Arc::new(Noise::new());
     let mut log = Log::create(&dir.join("log"))?;
     let vault = runtime.block_on(child::open(url, dir))?;
     let (empty, bare_empty) = runtime.block_on(sample(&vault, &mut log, &noise))?;
-    table.note("enqueue, empty (p50 / p99)", empty.latency());
+    let rate = format!("{} ({}/s)", empty.latency(), grouped(empty.rate));
+    table.note("enqueue, empty (p50 / p99)", rate);
     let start = Instant::now();
     let filled = runtime.block_on(fill_up(&vault, &noise, count - SAMPLE))?;
     let rate = filled as f64 / start.elapsed().as_secs_f64();
@@ -109,12 +114,20 @@ fn fill(
     table.note("bare log beside it: empty; full", bare);
     let count = runtime.block_on(count_time(&vault))?;
     let is_met = count < Duration::from_millis(1);
-    table.row("pending_count()", micros(count), "microseconds", verdict(is_met));
+    table.row(
+        "pending_count()",
+        micros(count),
+        "microseconds",
+        verdict(is_met),
+    );
     let status = status_time(&vault);
     let is_met = status < Duration::from_millis(1);
     table.row("status()", micros(status), "microseconds", verdict(is_met));
     if let Some(peak) = memory::peak() {
-        table.note("RSS peak of the process that filled it", format!("{} MiB", peak / MIB));
+        table.note(
+            "RSS peak of the process that filled it",
+            format!("{} MiB", peak / MIB),
+        );
     }
     let start = Instant::now();
     runtime.block_on(vault.shutdown(Duration::from_secs(10)))?;
@@ -133,7 +146,7 @@ async fn sample(vault: &SyncVault, log: &mut Log, noise: &Noise) -> Outcome<(Run
     while ours.len() < SAMPLE {
         for _ in 0..BLOCK {
             let before = Instant::now();
-            vault.post("orders").body(noise.payload()).enqueue().await?;
+            drop(vault.post("orders").body(noise.payload()).enqueue().await?);
             ours.push(before.elapsed());
         }
         for number in 0..BLOCK as u64 {
@@ -143,7 +156,10 @@ async fn sample(vault: &SyncVault, log: &mut Log, noise: &Noise) -> Outcome<(Run
         }
     }
     let whole = |latencies: &Vec<Duration>| latencies.iter().sum();
-    Ok((Run::of(whole(&ours), ours.clone()), Run::of(whole(&bare), bare.clone())))
+    Ok((
+        Run::of(whole(&ours), ours.clone()),
+        Run::of(whole(&bare), bare.clone()),
+    ))
 }
 
 async fn fill_up(vault: &SyncVault, noise: &Arc<Noise>, count: usize) -> Outcome<usize> {
@@ -154,7 +170,7 @@ async fn fill_up(vault: &SyncVault, noise: &Arc<Noise>, count: usize) -> Outcome
             (vault.clone(), noise.clone(), taken.clone(), filled.clone());
         tokio::spawn(async move {
             while taken.fetch_add(1, Ordering::Relaxed) < count && start.elapsed() < FILL_MAX {
-                vault.post("orders").body(noise.payload()).enqueue().await?;
+                drop(vault.post("orders").body(noise.payload()).enqueue().await?);
                 filled.fetch_add(1, Ordering::Relaxed);
             }
             Outcome::Ok(())
@@ -193,7 +209,11 @@ fn disk_bytes(dir: &Path) -> Outcome<u64> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let file = entry.metadata()?;
-        bytes += if file.is_dir() { disk_bytes(&entry.path())? } else { file.len() };
+        bytes += if file.is_dir() {
+            disk_bytes(&entry.path())?
+        } else {
+            file.len()
+        };
     }
     Ok(bytes)
 }
@@ -212,19 +232,36 @@ fn reopen(url: &str, dir: &Path, table: &mut Table) -> Outcome<()> {
             (text, bytes.is_none_or(|bytes| bytes < 128 * MIB))
         };
         let (text, is_met) = memory(reopened.rss_open);
-        table.row(&format!("RSS after open{when}"), text, "< 128 MiB", verdict(is_met));
+        table.row(
+            &format!("RSS after open{when}"),
+            text,
+            "< 128 MiB",
+            verdict(is_met),
+        );
         let (text, _) = memory(reopened.peak_open);
         table.note(&format!("RSS peak while opening{when}"), text);
     }
     table.note("first page of 100", micros(clean.page));
     let count = clean.count;
     let is_met = count < Duration::from_millis(1);
-    table.row("pending_count() after open", micros(count), "microseconds", verdict(is_met));
+    table.row(
+        "pending_count() after open",
+        micros(count),
+        "microseconds",
+        verdict(is_met),
+    );
     let rate = clean.drained as f64 / clean.drain.as_secs_f64().max(f64::MIN_POSITIVE);
     let drain = format!("{}/s ({} actions)", grouped(rate), clean.drained);
     table.note("drain, one lane, answered at once", drain);
-    let peak = clean.peak_drain.map_or("n/a".to_owned(), |bytes| format!("{} MiB", bytes / MIB));
+    let peak = clean
+        .peak_drain
+        .map_or("n/a".to_owned(), |bytes| format!("{} MiB", bytes / MIB));
     let is_met = clean.peak_drain.is_none_or(|bytes| bytes < 128 * MIB);
-    table.row("RSS peak, open and drain", peak, "< 128 MiB", verdict(is_met));
+    table.row(
+        "RSS peak, open and drain",
+        peak,
+        "< 128 MiB",
+        verdict(is_met),
+    );
     Ok(())
 }

@@ -13,8 +13,12 @@ mod log;
 mod queue;
 #[path = "support/report.rs"]
 mod report;
+#[path = "throughput/row.rs"]
+mod row;
 #[path = "support/server.rs"]
 mod server;
+#[path = "throughput/shared_log.rs"]
+mod shared_log;
 #[path = "throughput/wire.rs"]
 mod wire;
 #[path = "support/work.rs"]
@@ -22,59 +26,8 @@ mod work;
 
 use std::time::Duration;
 
-use report::{Run, grouped, median, median_run, print_table, verdict};
+use report::print_table;
 use work::Outcome;
-
-/// One row of the table: ours beside bare, and what is wanted.
-#[derive(Debug)]
-pub(crate) struct Row {
-    cells: Vec<String>,
-}
-
-impl Row {
-    /// Rates: the more the better. One run of each for every round.
-    pub(crate) fn rates(what: &str, ours: &[Run], bare: &[Run], wanted: f64) -> Self {
-        let ratios = ours.iter().zip(bare).map(|(ours, bare)| ours.rate / bare.rate);
-        let ratio = median(ratios.collect());
-        let show = |runs: &[Run]| {
-            let run = median_run(runs, |run| run.rate);
-            format!("{}/s ({})", grouped(run.rate), run.latency())
-        };
-        let cells = [
-            what.to_owned(),
-            show(ours),
-            show(bare),
-            format!("{ratio:.2}"),
-            format!("{wanted:.2}"),
-            verdict(ratio >= wanted).to_owned(),
-        ];
-        Self { cells: cells.into() }
-    }
-
-    /// Median latencies: the less the better. `extra` may come on top of `wanted` times the bare one.
-    pub(crate) fn latency(what: &str, ours: &[Run], bare: &[Run], extra: Duration) -> Self {
-        const WANTED: f64 = 1.15;
-        let p50 = |run: &Run| run.p50.as_secs_f64();
-        let ratio = |extra: f64| {
-            let limits = bare.iter().map(|bare| WANTED * p50(bare) + extra);
-            median(ours.iter().zip(limits).map(|(ours, limit)| p50(ours) / limit).collect())
-        };
-        let (extra_us, share) = (extra.as_micros(), ratio(extra.as_secs_f64()));
-        let wanted = match extra_us {
-            0 => format!("{WANTED}"),
-            us => format!("{WANTED} + {us} us"),
-        };
-        let cells = [
-            what.to_owned(),
-            median_run(ours, p50).latency(),
-            median_run(bare, p50).latency(),
-            format!("{:.2}", ratio(0.0) * WANTED),
-            wanted,
-            format!("{} ({share:.2} of it)", verdict(share <= 1.0)),
-        ];
-        Self { cells: cells.into() }
-    }
-}
 
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -86,7 +39,10 @@ fn main() -> Outcome<()> {
         println!("this measures; run it with `cargo bench --bench throughput`");
         return Ok(());
     }
-    let sections: Vec<&str> = args.into_iter().filter(|arg| !arg.starts_with("--")).collect();
+    let sections: Vec<&str> = args
+        .into_iter()
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
     let is_wanted = |section: &str| sections.is_empty() || sections.contains(&section);
     let runtime = work::runtime()?;
     let mut rows = Vec::new();
@@ -102,7 +58,17 @@ fn main() -> Outcome<()> {
     if is_wanted("direct") {
         rows.extend(wire::direct(&runtime)?);
     }
-    let heads = ["what", "ours (p50 / p99)", "bare (p50 / p99)", "ratio", "wanted", "verdict"];
-    print_table(&heads, &rows.into_iter().map(|row| row.cells).collect::<Vec<_>>());
+    let heads = [
+        "what",
+        "ours (p50 / p99)",
+        "bare (p50 / p99)",
+        "ratio",
+        "wanted",
+        "verdict",
+    ];
+    print_table(
+        &heads,
+        &rows.into_iter().map(|row| row.cells).collect::<Vec<_>>(),
+    );
     Ok(())
 }

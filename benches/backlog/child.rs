@@ -29,7 +29,9 @@ pub(crate) struct Reopened {
 impl Reopened {
     /// Runs it, reads what it prints, and kills it -9: in the middle of its work, if it drains.
     pub(crate) fn of(url: &str, dir: &Path, what: &str) -> Outcome<Self> {
-        let dir = dir.to_str().ok_or("a directory with a name that is no text")?;
+        let dir = dir
+            .to_str()
+            .ok_or("a directory with a name that is no text")?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["reopen", url, dir, what])
             .stdin(Stdio::piped())

@@ -1,6 +1,6 @@
 //! Figures and the table they are printed in.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The latencies of one run, and how long it took as a whole.
 #[derive(Clone, Debug)]
@@ -11,11 +11,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// From the latencies of what was done since `start`.
-    pub(crate) fn since(start: Instant, latencies: Vec<Duration>) -> Self {
-        Self::of(start.elapsed(), latencies)
-    }
-
+    /// From the latencies of what was done, and the time it took as a whole.
     pub(crate) fn of(took: Duration, mut latencies: Vec<Duration>) -> Self {
         latencies.sort_unstable();
         let at = |percent: usize| {
@@ -31,20 +27,6 @@ impl Run {
     pub(crate) fn latency(&self) -> String {
         format!("{} / {} us", self.p50.as_micros(), self.p99.as_micros())
     }
-}
-
-/// The middle one, by `key`. The runs must not be empty.
-pub(crate) fn median_run(runs: &[Run], key: impl Fn(&Run) -> f64) -> Run {
-    let mut runs = runs.to_vec();
-    runs.sort_by(|a, b| key(a).total_cmp(&key(b)));
-    let middle = runs.len() / 2;
-    runs.swap_remove(middle)
-}
-
-/// The middle one; 0 of none.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// A whole number with thousands apart.
@@ -74,7 +56,10 @@ pub(crate) fn print_table(heads: &[&str], rows: &[Vec<String>]) {
     };
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let line = |cells: Vec<&str>| {
-        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let padded = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
         println!("| {} |", padded.collect::<Vec<_>>().join(" | "));
     };
     println!();

@@ -51,7 +51,9 @@ pub(crate) fn serve(delay: Duration) -> Outcome<()> {
         drop(std::io::stdin().read(&mut [0]));
         std::process::exit(0);
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?.port());
@@ -91,7 +93,9 @@ fn whole(bytes: &[u8]) -> Option<usize> {
     let length = text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         let is_length = name.eq_ignore_ascii_case("content-length");
-        is_length.then(|| value.trim().parse::<usize>().ok()).flatten()
+        is_length
+            .then(|| value.trim().parse::<usize>().ok())
+            .flatten()
     });
     let total = head + length.unwrap_or(0);
     (bytes.len() >= total).then_some(total)

@@ -17,11 +17,15 @@ pub(crate) const PAYLOAD_BYTES: usize = 1024;
 pub(crate) fn scratch(parent: Option<&Path>) -> Outcome<tempfile::TempDir> {
     let parent = parent.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")));
     std::fs::create_dir_all(parent)?;
-    Ok(tempfile::Builder::new().prefix("bench").tempdir_in(parent)?)
+    Ok(tempfile::Builder::new()
+        .prefix("bench")
+        .tempdir_in(parent)?)
 }
 
 pub(crate) fn runtime() -> Outcome<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
 }
 
 /// Random bytes to cut payloads from.

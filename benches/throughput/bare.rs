@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::log::{Log, SharedLog, frame};
+use crate::log::{Log, frame};
 use crate::report::Run;
-use crate::work::{Noise, Outcome};
+use crate::shared_log::SharedLog;
+use crate::work::{Failure, Noise, Outcome};
 
 /// One writer, in its own thread: no hop to a committer.
 pub(crate) fn appends(dir: &Path, noise: &Noise, count: usize) -> Outcome<Run> {
@@ -19,7 +20,7 @@ pub(crate) fn appends(dir: &Path, noise: &Noise, count: usize) -> Outcome<Run> {
         log.write(&frame(1, number as u64, &noise.payload()))?;
         latencies.push(before.elapsed());
     }
-    Ok(Run::since(start, latencies))
+    Ok(Run::of(start.elapsed(), latencies))
 }
 
 /// One worker: a durable append and a durable acknowledgement.
@@ -33,7 +34,7 @@ pub(crate) fn cycles(dir: &Path, noise: &Noise, count: usize) -> Outcome<Run> {
         log.write(&frame(2, number as u64, &[]))?;
         latencies.push(before.elapsed());
     }
-    Ok(Run::since(start, latencies))
+    Ok(Run::of(start.elapsed(), latencies))
 }
 
 /// Many writers, group commit.
@@ -46,7 +47,7 @@ pub(crate) fn shared_appends(
     let log = SharedLog::create(dir)?;
     let start = Instant::now();
     let latencies = write_all(&log, noise, writers, count)?;
-    Ok(Run::since(start, latencies))
+    Ok(Run::of(start.elapsed(), latencies))
 }
 
 /// Many writers, and workers that take and acknowledge, all in one group commit. The latencies are the workers'.
@@ -72,11 +73,10 @@ pub(crate) fn shared_cycles(
     let latencies = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         write_all(&log, noise, writers, count)?;
-        let latencies = workers.into_iter().map(|worker| worker.join());
-        let latencies: Result<Vec<_>, _> = latencies.collect();
-        latencies.map_err(|_| "a worker of the bare log panicked".into())
+        let latencies: Result<Vec<_>, _> = workers.into_iter().map(|w| w.join()).collect();
+        latencies.map_err(|_| Failure::from("a worker of the bare log panicked"))
     });
-    Ok(Run::since(start, latencies.map(|all: Vec<Vec<_>>| all.concat())?))
+    Ok(Run::of(start.elapsed(), latencies?.concat()))
 }
 
 fn write_all(
@@ -99,6 +99,6 @@ fn write_all(
         let latencies: Result<Vec<_>, _> = writers.into_iter().map(|w| w.join()).collect();
         latencies
             .map(|all| all.concat())
-            .map_err(|_| "a writer of the bare log panicked".into())
+            .map_err(|_| Failure::from("a writer of the bare log panicked"))
     })
 }

@@ -17,9 +17,9 @@ use syncvault::{ConnectivityMode, SyncVault};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
-use crate::Row;
 use crate::bare;
 use crate::report::Run;
+use crate::row::Row;
 use crate::work::{Noise, Outcome, scratch};
 
 const ROUNDS: usize = 5;
@@ -58,15 +58,35 @@ pub(crate) fn enqueue(runtime: &Runtime) -> Outcome<Vec<Row>> {
         &|dir| runtime.block_on(store_appends(dir, &noise, 1, ONE)),
         &|dir| runtime.block_on(vault_enqueues(dir, &noise, 1, ONE)),
     ])?;
-    rows.push(Row::rates("enqueue, 1 writer, Store::append", &store, &log, 0.35));
-    rows.push(Row::rates("enqueue, 1 writer, the vault", &vault, &log, 0.35));
+    rows.push(Row::rates(
+        "enqueue, 1 writer, Store::append",
+        &store,
+        &log,
+        0.35,
+    ));
+    rows.push(Row::rates(
+        "enqueue, 1 writer, the vault",
+        &vault,
+        &log,
+        0.35,
+    ));
     let [log, store, vault] = interleave([
         &|dir| bare::shared_appends(dir, &noise, WRITERS, MANY),
         &|dir| runtime.block_on(store_appends(dir, &noise, WRITERS, MANY)),
         &|dir| runtime.block_on(vault_enqueues(dir, &noise, WRITERS, MANY)),
     ])?;
-    rows.push(Row::rates("enqueue, 64 writers, Store::append", &store, &log, 0.25));
-    rows.push(Row::rates("enqueue, 64 writers, the vault", &vault, &log, 0.25));
+    rows.push(Row::rates(
+        "enqueue, 64 writers, Store::append",
+        &store,
+        &log,
+        0.25,
+    ));
+    rows.push(Row::rates(
+        "enqueue, 64 writers, the vault",
+        &vault,
+        &log,
+        0.25,
+    ));
     Ok(rows)
 }
 
@@ -74,16 +94,20 @@ pub(crate) fn enqueue(runtime: &Runtime) -> Outcome<Vec<Row>> {
 pub(crate) fn cycle(runtime: &Runtime) -> Outcome<Vec<Row>> {
     let noise = Arc::new(Noise::new());
     let mut rows = Vec::new();
-    let [log, store] = interleave([
-        &|dir| bare::cycles(dir, &noise, ONE),
-        &|dir| runtime.block_on(store_cycles(dir, &noise, ONE)),
-    ])?;
+    let [log, store] = interleave([&|dir| bare::cycles(dir, &noise, ONE), &|dir| {
+        runtime.block_on(store_cycles(dir, &noise, ONE))
+    }])?;
     rows.push(Row::rates("cycle, 1 worker", &store, &log, 0.4));
     let [log, store] = interleave([
         &|dir| bare::shared_cycles(dir, &noise, (WRITERS, WORKERS), MANY),
         &|dir| runtime.block_on(shared_store_cycles(dir, &noise, MANY)),
     ])?;
-    rows.push(Row::rates("cycle, 64 writers + 8 workers", &store, &log, 0.2));
+    rows.push(Row::rates(
+        "cycle, 64 writers + 8 workers",
+        &store,
+        &log,
+        0.2,
+    ));
     Ok(rows)
 }
 
@@ -140,7 +164,7 @@ async fn store_appends(
         let arrived = Arc::new(Notify::new());
         append_all(&store, noise, (writers, count), &arrived).await?
     };
-    let run = Run::since(start, latencies);
+    let run = Run::of(start.elapsed(), latencies);
     store.close().await?;
     Ok(run)
 }
@@ -156,7 +180,12 @@ async fn append_all(
     for writer in 0..writers {
         let lane = Lane::new(format!("writer-{writer}"))?;
         let each = (count / writers, arrived.clone());
-        tasks.push(tokio::spawn(append_each(store.clone(), noise.clone(), lane, each)));
+        tasks.push(tokio::spawn(append_each(
+            store.clone(),
+            noise.clone(),
+            lane,
+            each,
+        )));
     }
     let mut latencies = Vec::with_capacity(count);
     for task in tasks {
@@ -185,7 +214,7 @@ async fn vault_enqueues(
         }
         latencies
     };
-    let run = Run::since(start, latencies);
+    let run = Run::of(start.elapsed(), latencies);
     vault.shutdown(Duration::ZERO).await?;
     Ok(run)
 }
@@ -194,7 +223,7 @@ async fn enqueue_each(vault: SyncVault, noise: Arc<Noise>, count: usize) -> Outc
     let mut latencies = Vec::with_capacity(count);
     for _ in 0..count {
         let before = Instant::now();
-        vault.post("orders").body(noise.payload()).enqueue().await?;
+        drop(vault.post("orders").body(noise.payload()).enqueue().await?);
         latencies.push(before.elapsed());
     }
     Ok(latencies)
@@ -234,7 +263,7 @@ async fn store_cycles(dir: &Path, noise: &Noise, count: usize) -> Outcome<Run> {
         }
         latencies.push(before.elapsed());
     }
-    let run = Run::since(start, latencies);
+    let run = Run::of(start.elapsed(), latencies);
     store.close().await?;
     Ok(run)
 }
@@ -251,7 +280,7 @@ async fn shared_store_cycles(dir: &Path, noise: &Arc<Noise>, count: usize) -> Ou
     for worker in workers {
         latencies.extend(worker.await??);
     }
-    let run = Run::since(start, latencies);
+    let run = Run::of(start.elapsed(), latencies);
     store.close().await?;
     Ok(run)
 }

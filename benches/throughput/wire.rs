@@ -8,10 +8,11 @@ use syncvault::reqwest::Client;
 use syncvault::{ConnectivityMode, Delivery, Outcome as Sending, SyncVault};
 use tokio::runtime::Runtime;
 
-use crate::report::{Run, median_run};
+use crate::bare;
+use crate::report::Run;
+use crate::row::{Row, median_run};
 use crate::server::Server;
 use crate::work::{Noise, Outcome, scratch};
-use crate::{Row, bare};
 
 const LANES: usize = 64;
 const ROUNDS: usize = 3;
@@ -58,7 +59,7 @@ async fn bare_loops(url: &str, noise: &Arc<Noise>, count: usize) -> Outcome<Run>
     for lane in lanes {
         latencies.extend(lane.await??);
     }
-    Ok(Run::since(start, latencies))
+    Ok(Run::of(start.elapsed(), latencies))
 }
 
 /// Fills the lanes offline, then measures from going online to the last settle. The latency is the mean time that
@@ -72,7 +73,7 @@ async fn drained(url: &str, dir: &Path, noise: &Arc<Noise>, count: usize) -> Out
         tokio::spawn(async move {
             for _ in 0..count {
                 let post = vault.post("orders").body(noise.payload());
-                post.lane(format!("lane-{lane}")).enqueue().await?;
+                drop(post.lane(format!("lane-{lane}")).enqueue().await?);
             }
             Outcome::Ok(())
         })
@@ -108,7 +109,11 @@ pub(crate) fn direct(runtime: &Runtime) -> Outcome<Vec<Row>> {
     const BLOCKS: usize = 10;
     const EACH: usize = 300;
     let (server, noise, dir) = (Server::start(Duration::ZERO)?, Noise::new(), scratch(None)?);
-    let (mut fsync, mut bare, mut ours) = (Vec::new(), [const { Vec::new() }; 2], [const { Vec::new() }; 3]);
+    let (mut fsync, mut bare, mut ours) = (
+        Vec::new(),
+        [const { Vec::new() }; 2],
+        [const { Vec::new() }; 3],
+    );
     let client = Client::new();
     let vault = runtime.block_on(SyncVault::open(&*server.url, dir.path().join("vault")))?;
     for block in 0..=BLOCKS {
@@ -125,8 +130,12 @@ pub(crate) fn direct(runtime: &Runtime) -> Outcome<Vec<Row>> {
         // The first block warms up.
         if block > 0 {
             fsync.push(synced);
-            bare.iter_mut().zip(plain).for_each(|(runs, run)| runs.push(run));
-            ours.iter_mut().zip(through).for_each(|(runs, run)| runs.push(run));
+            bare.iter_mut()
+                .zip(plain)
+                .for_each(|(runs, run)| runs.push(run));
+            ours.iter_mut()
+                .zip(through)
+                .for_each(|(runs, run)| runs.push(run));
         }
     }
     runtime.block_on(vault.shutdown(Duration::ZERO))?;
@@ -157,7 +166,7 @@ async fn bare_sends(
         request.send().await?.bytes().await?;
         latencies.push(before.elapsed());
     }
-    Ok(Run::since(start, latencies))
+    Ok(Run::of(start.elapsed(), latencies))
 }
 
 async fn sends(vault: &SyncVault, noise: &Noise, kind: Kind, count: usize) -> Outcome<Run> {
@@ -167,7 +176,10 @@ async fn sends(vault: &SyncVault, noise: &Noise, kind: Kind, count: usize) -> Ou
         let before = Instant::now();
         let request = match kind {
             Kind::Get => vault.get("orders"),
-            Kind::Post => vault.post("orders").body(noise.payload()).delivery(Delivery::OnFailure),
+            Kind::Post => vault
+                .post("orders")
+                .body(noise.payload())
+                .delivery(Delivery::OnFailure),
             Kind::WriteAhead => vault.post("orders").body(noise.payload()),
         };
         let Sending::Sent(answer) = request.send().await? else {
@@ -176,7 +188,7 @@ async fn sends(vault: &SyncVault, noise: &Noise, kind: Kind, count: usize) -> Ou
         answer.bytes().await?;
         latencies.push(before.elapsed());
     }
-    let run = Run::since(start, latencies);
+    let run = Run::of(start.elapsed(), latencies);
     vault.wait_idle().await?;
     Ok(run)
 }
