@@ -23,7 +23,9 @@ use crate::parts::{
 };
 use crate::request::check_url;
 use crate::store::{Amend, Limits, Opened, Retention, Store};
-use crate::transport::{CredentialDesk, CredentialProvider, ReqwestTransport, Timeouts, Transport};
+use crate::transport::{
+    CredentialDesk, CredentialRequest, IntoCredentials, ReqwestTransport, Timeouts, Transport,
+};
 use crate::vault::SyncVault;
 use crate::worker::{Mail, Worker};
 
@@ -277,7 +279,12 @@ impl SyncVaultBuilder {
     /// let builder = SyncVault::builder("https://api.example.com")
     ///     .credentials(|_request| async { bearer(token().await) });
     /// ```
-    pub fn credentials(mut self, provider: impl CredentialProvider) -> Self {
+    pub fn credentials<F, Fut, C>(mut self, provider: F) -> Self
+    where
+        F: Fn(CredentialRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = C> + Send + 'static,
+        C: IntoCredentials,
+    {
         self.desk = Some(CredentialDesk::new(provider));
         self
     }

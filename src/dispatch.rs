@@ -235,7 +235,8 @@ impl Desk {
                     parts.hub.publish(&older, EventKind::Superseded, now);
                 }
                 parts.hub.publish(&record, EventKind::Queued, now);
-                if parts.may_try(&record.origin, record.principal.as_deref()) {
+                let may_go = parts.may_try(&record.origin, record.principal.as_deref());
+                if may_go || record.expires.is_some() {
                     parts.wake.notify_one();
                 }
                 Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))

@@ -11,7 +11,7 @@ use crate::store::Find;
 /// The handle of a queued action. Keep its [`id`](Ticket::id): `SyncVault::ticket` gives the ticket
 /// back, also after a restart.
 #[derive(Clone, Debug)]
-#[must_use = "the action is on disk either way, but its id is the way to find it again"]
+
 pub struct Ticket {
     parts: Arc<Parts>,
     id: ActionId,

@@ -142,9 +142,7 @@ impl Worker {
         self.notice_clock_jump().await?;
         let lease = self.lease_request();
         let has_news = !self.finished.is_empty() || !self.gates.is_empty();
-        let wants_more = self.is_hungry && lease.is_some();
-        if !has_news && !wants_more {
-            self.is_hungry = false;
+        if !has_news && !self.is_hungry {
             self.end_pass(None);
             return Ok(());
         }
@@ -235,7 +233,6 @@ impl Worker {
         let now = self.parts.now();
         let finished = std::mem::take(&mut self.finished);
         for (finished, record) in finished.into_iter().zip(&done.settled) {
-            self.running.remove(&finished.settle.id);
             // A poison request makes a gateway answer 502 for ever. Only another answer of the origin tells
             // that from an outage, and behind this action there may be none: ask.
             if let Some(Gate {
@@ -323,6 +320,8 @@ impl Worker {
                 self.running.insert(id, Running { origin, abort });
             }
             Report::Finished(finished) => {
+                // Its slot is free at once: what it frees is leased in the commit that settles it.
+                self.running.remove(&finished.settle.id);
                 self.finished.push(*finished);
                 self.is_hungry = true;
             }

@@ -113,27 +113,8 @@ impl Frame {
     ///
     /// As [`decode`](Self::decode).
     pub fn decode_prefix(bytes: &Bytes) -> Result<(Self, usize)> {
-        if bytes.len() < HEAD + TAIL || bytes[..4] != MAGIC {
-            return Err(damaged("does not start like one"));
-        }
-        let fields = number(&bytes[8..12]);
-        let content = number(&bytes[12..16]);
-        let Some(total) = HEAD
-            .checked_add(fields)
-            .and_then(|n| n.checked_add(content))
-            .and_then(|n| n.checked_add(TAIL))
-        else {
-            return Err(damaged("has an impossible length"));
-        };
-        if total > bytes.len() {
-            return Err(damaged("is cut"));
-        }
+        let (fields, total) = checked(bytes)?;
         let end = total - TAIL;
-        let stored =
-            u32::from_le_bytes([bytes[end], bytes[end + 1], bytes[end + 2], bytes[end + 3]]);
-        if crc32c::crc32c(&bytes[..end]) != stored {
-            return Err(damaged("fails its checksum"));
-        }
         let format = u16::from_le_bytes([bytes[4], bytes[5]]);
         if format > FRAME_FORMAT {
             let text = format!(
@@ -156,6 +137,12 @@ impl Frame {
         Ok((frame, total))
     }
 
+    /// True for an intact frame of a format that only a newer version reads.
+    #[must_use]
+    pub fn is_newer(bytes: &[u8]) -> bool {
+        checked(bytes).is_ok() && u16::from_le_bytes([bytes[4], bytes[5]]) > FRAME_FORMAT
+    }
+
     /// The named fields as a value.
     ///
     /// # Errors
@@ -165,6 +152,31 @@ impl Frame {
         serde_json::from_slice(&self.fields)
             .map_err(|e| damaged("has unreadable fields").with_source(e))
     }
+}
+
+/// The length of the fields and of the whole frame, once the checksum holds.
+fn checked(bytes: &[u8]) -> Result<(usize, usize)> {
+    if bytes.len() < HEAD + TAIL || bytes[..4] != MAGIC {
+        return Err(damaged("does not start like one"));
+    }
+    let fields = number(&bytes[8..12]);
+    let content = number(&bytes[12..16]);
+    let Some(total) = HEAD
+        .checked_add(fields)
+        .and_then(|n| n.checked_add(content))
+        .and_then(|n| n.checked_add(TAIL))
+    else {
+        return Err(damaged("has an impossible length"));
+    };
+    if total > bytes.len() {
+        return Err(damaged("is cut"));
+    }
+    let end = total - TAIL;
+    let stored = u32::from_le_bytes([bytes[end], bytes[end + 1], bytes[end + 2], bytes[end + 3]]);
+    if crc32c::crc32c(&bytes[..end]) != stored {
+        return Err(damaged("fails its checksum"));
+    }
+    Ok((fields, total))
 }
 
 fn length(bytes: usize) -> Result<[u8; 4]> {

@@ -214,11 +214,14 @@ fn failures_after(old: Option<&Gate>, now: Timestamp) -> u32 {
 
 fn reset_after(situation: &Situation<'_>) -> Option<Gate> {
     let status = situation.observed.status()?;
-    if !is_good_answer(status) && *situation.verdict != Verdict::Delivered {
-        return None;
-    }
-    let principal_gate = situation.principal_gate.filter(|_| status != 401);
-    [situation.gate, principal_gate]
+    let is_good = is_good_answer(status) || *situation.verdict == Verdict::Delivered;
+    // Whatever it answered: it was reached.
+    let is_reset = |gate: &&Gate| is_good || gate.reason == GateReason::Unreachable;
+    let gate = situation.gate.filter(is_reset);
+    let principal_gate = situation
+        .principal_gate
+        .filter(|_| is_good && status != 401);
+    [gate, principal_gate]
         .into_iter()
         .flatten()
         .find_map(|old| reset(old, situation.now))

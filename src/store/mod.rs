@@ -1,6 +1,17 @@
 //! WHERE it rests: the `Store` trait and the values it takes and gives.
 //! A verb has happened on disk, whole, when it returns; or not at all.
 
+mod bodies;
+mod dir;
+pub mod kv;
+mod memory;
+#[cfg(feature = "sled")]
+mod sled;
+
+pub use memory::{MemoryEngine, MemoryStore};
+#[cfg(feature = "sled")]
+pub use sled::{SledOptions, SledStore};
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -70,7 +81,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What [`Store::open`] found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Opened {
     /// The number of this run, higher than all before.
@@ -83,6 +94,21 @@ pub struct Opened {
     pub gates: Vec<Gate>,
     /// Actions whose attempt a crash cut off.
     pub reclaimed: Vec<ActionId>,
+    /// False when the ledger that was found does not add up: something was lost without a name.
+    pub is_balanced: bool,
+}
+
+impl Default for Opened {
+    fn default() -> Self {
+        Self {
+            epoch: 0,
+            totals: Totals::default(),
+            is_paused: false,
+            gates: Vec::new(),
+            reclaimed: Vec::new(),
+            is_balanced: true,
+        }
+    }
 }
 
 /// Counts and ledger, of one moment.
@@ -181,6 +207,10 @@ impl Default for Limits {
 
 /// What became of one [`Append`].
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, from the store to its caller"
+)]
 #[non_exhaustive]
 #[expect(
     clippy::large_enum_variant,
@@ -416,6 +446,10 @@ pub enum Amend {
 
 /// What became of an [`Amend`].
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, from the store to its caller"
+)]
 #[non_exhaustive]
 #[expect(
     clippy::large_enum_variant,
@@ -494,3 +528,55 @@ pub struct Page {
     /// Where to go on; nothing = this was the last page.
     pub next: Option<Cursor>,
 }
+
+/// Implements [`Store`] for a struct by its field `store`.
+macro_rules! delegate_store {
+    ($name:ty) => {
+        impl Store for $name {
+            fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened> {
+                self.store.open(now)
+            }
+
+            fn append(&self, batch: Vec<Append>) -> StoreFuture<'_, Vec<Appended>> {
+                self.store.append(batch)
+            }
+
+            fn advance(&self, step: Advance) -> StoreFuture<'_, Advanced> {
+                self.store.advance(step)
+            }
+
+            fn amend(&self, change: Amend) -> StoreFuture<'_, Amended> {
+                self.store.amend(change)
+            }
+
+            fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>> {
+                self.store.get(find)
+            }
+
+            fn body(&self, id: ActionId) -> StoreFuture<'_, Option<Body>> {
+                self.store.body(id)
+            }
+
+            fn answer(&self, id: ActionId) -> StoreFuture<'_, Option<Bytes>> {
+                self.store.answer(id)
+            }
+
+            fn page(&self, query: Query) -> StoreFuture<'_, Page> {
+                self.store.page(query)
+            }
+
+            fn totals(&self) -> StoreFuture<'_, Totals> {
+                self.store.totals()
+            }
+
+            fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals> {
+                self.store.lane(lane)
+            }
+
+            fn close(&self) -> StoreFuture<'_, ()> {
+                self.store.close()
+            }
+        }
+    };
+}
+use delegate_store;

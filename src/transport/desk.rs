@@ -18,7 +18,15 @@ use super::TransportFailure;
 use super::credentials::{CredentialProvider, CredentialRequest, Credentials, Refresh};
 use crate::decide::FailureKind;
 
+tokio::task_local! {
+    /// The provider that is being asked in this task, by its address.
+    static ASKED: usize;
+}
+
 /// Stamps credentials on requests, and refreshes them once for everybody.
+///
+/// A provider must not send through the vault that it serves: it would have to answer itself first. Where that is
+/// seen, the inner request fails at once; elsewhere the deadline ends it.
 pub struct CredentialDesk {
     provider: Arc<dyn CredentialProvider>,
     deadline: Duration,
@@ -78,6 +86,7 @@ impl CredentialDesk {
         request: &mut reqwest::Request,
         principal: Option<&str>,
     ) -> Result<Generation, TransportFailure> {
+        self.refuse_a_circle()?;
         let line = self.line(principal);
         drop(line.turn.lock().await);
         self.stamp_again(line, request).await
@@ -97,6 +106,7 @@ impl CredentialDesk {
         stale: Generation,
         request: &mut reqwest::Request,
     ) -> Result<Generation, TransportFailure> {
+        self.refuse_a_circle()?;
         let Generation { line, number } = stale;
         let tries = line.tries.load(Ordering::Acquire);
         let turn = Arc::clone(&line.turn).lock_owned().await;
@@ -151,16 +161,30 @@ impl CredentialDesk {
         let asked = asked(request, line.principal.clone(), refresh);
         let provider = Arc::clone(&self.provider);
         let deadline = self.deadline;
+        let address = self.address();
         async move {
             // The call stands inside, so that a panic before the first await is caught too.
             let call = AssertUnwindSafe(async { provider.credentials(asked).await }).catch_unwind();
-            match tokio::time::timeout(deadline, call).await {
+            match tokio::time::timeout(deadline, ASKED.scope(address, call)).await {
                 Ok(Ok(Ok(credentials))) => Ok(credentials),
                 Ok(Ok(Err(e))) => Err(failure("the provider failed").with_source(e)),
                 Ok(Err(_)) => Err(failure("the provider panicked")),
                 Err(_) => Err(failure("the provider took too long")),
             }
         }
+    }
+
+    fn refuse_a_circle(&self) -> Result<(), TransportFailure> {
+        match ASKED.try_with(|asked| *asked == self.address()) {
+            Ok(true) => Err(failure(
+                "the provider sent through the vault that it serves",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn address(&self) -> usize {
+        Arc::as_ptr(&self.provider).cast::<()>().addr()
     }
 
     fn line(&self, principal: Option<&str>) -> Arc<Line> {

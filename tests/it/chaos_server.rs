@@ -195,6 +195,12 @@ impl ChaosServer {
             .await;
     }
 
+    /// Waits until so many connections were closed by the server's own doing or by the client's.
+    pub(crate) async fn wait_closed(&self, count: usize) {
+        self.wait("closed connections", count, |ledger| ledger.closed)
+            .await;
+    }
+
     async fn wait(&self, what: &str, count: usize, have: impl Fn(&Ledger) -> usize) {
         let enough = async {
             loop {
@@ -291,6 +297,11 @@ impl Shared {
 
     fn cut(&self) {
         self.book().ledger.cut_requests += 1;
+    }
+
+    fn closed(&self) {
+        self.book().ledger.closed += 1;
+        self.seen.notify_waiters();
     }
 
     /// Takes the plan for a request of which only the first bytes are known, if that plan is to cut it.

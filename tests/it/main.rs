@@ -4,5 +4,7 @@
 mod chaos_server;
 /// The direction between modules, and small files.
 mod layout;
+/// Whole-vault stories over real HTTP.
+mod story;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.
 mod transport;

@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::StoreFactory;
+use super::draft::origin;
 use super::rig::{ids, retry_at, rig, settle_of};
 use crate::action::{ActionId, State, WireState};
-use crate::decide::{DeadLane, Settlement};
+use crate::decide::{DeadLane, Gate, GateKey, GateReason, Settlement};
 use crate::store::{Amend, Amended, Direct};
 
 /// Taken back before it left, from the head or from the middle; the lane goes on without it.
@@ -188,4 +189,22 @@ pub async fn hasten_cuts_waits_that_the_app_did_not_set(factory: &impl StoreFact
     let mut leased = super::rig::leased_ids(&rig.lease(10).await);
     leased.sort_unstable();
     assert_eq!(leased, [tried.id, soon.id]);
+}
+
+/// No head waits longer, at a gate neither; the gate keeps its history.
+pub async fn hasten_opens_gates_in_time(factory: &impl StoreFactory) {
+    let mut rig = rig(factory).await;
+    let held = rig.queue(rig.draft("a")).await;
+    let key = GateKey::Origin(origin("a"));
+    let mut gate = Gate::new(key, GateReason::Unreachable, rig.at(1_000_000), rig.now);
+    gate.failures = 7;
+    rig.set_gate(gate).await;
+    let until = rig.at(5_000);
+    rig.amend(Amend::Hasten { until }).await;
+    assert_eq!(rig.next_due().await, Some(until));
+    rig.now = until;
+    assert_eq!(rig.lease_only().await.id, held.id);
+    let rig = rig.restart().await;
+    assert_eq!(rig.opened.gates.len(), 1);
+    assert_eq!(rig.opened.gates[0].failures, 7);
 }

@@ -5,7 +5,7 @@ use super::draft::origin;
 use super::rig::{Rig, leased_ids, rig};
 use crate::action::WireState;
 use crate::decide::{DeadLane, Gate, GateKey, GateReason, Settlement};
-use crate::store::{Appended, Direct};
+use crate::store::{Amend, Appended, Direct};
 
 async fn is_queued<F: StoreFactory>(rig: &Rig<'_, F>, direct: Direct) {
     rig.queue(rig.draft("a").direct(direct)).await;
@@ -90,6 +90,17 @@ pub async fn a_direct_send_waits_at_a_closed_gate(factory: &impl StoreFactory) {
     rig.lease_direct(draft("c").origin("b")).await;
     rig.wait(1_001);
     rig.lease_direct(rig.draft("d").direct(Direct::Alone)).await;
+}
+
+/// The app said stop: a direct send waits too, until it is resumed, over a restart.
+pub async fn a_direct_send_waits_while_the_vault_is_paused(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    rig.done(Amend::Pause { paused: true }).await;
+    is_queued(&rig, Direct::Alone).await;
+    let rig = rig.restart().await;
+    rig.queue(rig.draft("b").direct(Direct::SideBySide)).await;
+    rig.done(Amend::Pause { paused: false }).await;
+    rig.lease_direct(rig.draft("c").direct(Direct::Alone)).await;
 }
 
 /// A blocked lane waits for a person; a direct send must not slip past the dead letter.

@@ -223,11 +223,13 @@ pub async fn lanes_take_turns(factory: &impl StoreFactory) {
     for round in 0..3 {
         let mut served = HashSet::new();
         for _ in 0..3 {
-            for lease in rig.lease(2).await {
+            let leased = rig.lease(2).await;
+            // Sending takes time: who comes back to the queue comes after those who waited.
+            rig.wait(1);
+            for lease in leased {
                 served.insert(lease.record.lane.clone());
                 rig.deliver(&lease.record).await;
             }
-            rig.wait(1);
         }
         assert_eq!(
             served.len(),

@@ -143,6 +143,7 @@ macro_rules! __store_contract_rules {
                 an_answer_can_be_kept_later
                 an_answer_is_not_kept_for_what_is_not_settled
                 hasten_cuts_waits_that_the_app_did_not_set
+                hasten_opens_gates_in_time
             }
             append {
                 a_fresh_place_is_empty
@@ -191,6 +192,7 @@ macro_rules! __store_contract_rules {
                 a_direct_send_never_overtakes_a_queued_action
                 one_batch_leases_one_alone_of_a_lane
                 a_direct_send_waits_at_a_closed_gate
+                a_direct_send_waits_while_the_vault_is_paused
                 a_direct_send_waits_in_a_blocked_lane
                 a_direct_send_passes_a_dead_letter_that_stepped_aside
                 a_failed_direct_send_keeps_its_place
@@ -282,6 +284,7 @@ macro_rules! __store_contract_rules {
                 a_cursor_survives_a_restart
                 a_lane_tells_what_it_holds
                 the_oldest_pending_action_is_told
+                a_requeued_dead_letter_is_as_old_as_it_was
             }
             restart {
                 a_restart_loses_nothing

@@ -222,3 +222,14 @@ pub async fn the_oldest_pending_action_is_told(factory: &impl StoreFactory) {
     rig.die(&leased, DeadLane::Skip).await;
     assert_eq!(oldest().await, None);
 }
+
+/// An old action that is sent back is pending again, as old as it is.
+pub async fn a_requeued_dead_letter_is_as_old_as_it_was(factory: &impl StoreFactory) {
+    let mut rig = rig(factory).await;
+    let dead = rig.dead_letter(rig.draft("a"), DeadLane::Skip).await;
+    rig.wait(1_000);
+    let young = rig.queue(rig.draft("a")).await;
+    assert_eq!(rig.totals().await.counts.oldest, Some(young.created));
+    rig.requeue(dead.id).await;
+    assert_eq!(rig.totals().await.counts.oldest, Some(dead.created));
+}

@@ -29,6 +29,9 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     };
     // Errors of the client's side are what such a server lives with.
     while let Ok(Next::Again) = connection.turn().await {}
+    let Connection { stream, shared, .. } = connection;
+    drop(stream);
+    shared.closed();
 }
 
 /// Goes the connection on?

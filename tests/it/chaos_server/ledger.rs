@@ -43,6 +43,7 @@ pub(super) struct Ledger {
     pub(super) effects: Vec<Effect>,
     pub(super) violations: Vec<String>,
     pub(super) connections: u64,
+    pub(super) closed: usize,
     pub(super) cut_requests: u64,
     by_key: HashMap<String, Kept>,
     heard: HashMap<u64, Vec<u8>>,

@@ -22,15 +22,19 @@ fn origin(server: &ChaosServer) -> Origin {
 #[tokio::test]
 async fn any_answer_but_a_login_page_counts() {
     let server = ChaosServer::start().await;
-    for status in [
-        200, 204, 301, 400, 401, 403, 404, 405, 429, 500, 502, 503, 599,
-    ] {
-        server.next(Behaviour::status(status));
-        assert_eq!(
-            in_time(probe().probe(origin(&server))).await,
+    let statuses = [
+        (
             Reach::Reachable,
-            "{status}"
-        );
+            &[200, 204, 301, 400, 401, 403, 404, 405, 429][..],
+        ),
+        (Reach::Troubled, &[500, 502, 503, 599]),
+    ];
+    for (want, statuses) in statuses {
+        for status in statuses {
+            server.next(Behaviour::status(*status));
+            let reach = in_time(probe().probe(origin(&server))).await;
+            assert_eq!(reach, want, "{status}");
+        }
     }
     let elsewhere = "http://login.portal.example/?from=you";
     let table = [

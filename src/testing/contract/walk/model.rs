@@ -27,6 +27,7 @@ pub(super) struct Model {
     pub(super) gates: Vec<Gate>,
     pub(super) ledger: Ledger,
     pub(super) epoch: u64,
+    pub(super) is_paused: bool,
     places: u64,
 }
 
@@ -50,6 +51,10 @@ impl Kept {
 
     pub(super) fn is_settled(&self) -> bool {
         !self.record.state.is_pending() && !self.record.state.is_dead()
+    }
+
+    pub(super) fn is_delivered(&self) -> bool {
+        matches!(self.record.state, State::Delivered { .. })
     }
 
     /// When it came to its end.
@@ -78,6 +83,14 @@ impl Kept {
 }
 
 impl Model {
+    /// An empty store in its first run.
+    pub(super) fn of_run(epoch: u64) -> Self {
+        Self {
+            epoch,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn get(&self, id: ActionId) -> Option<&Kept> {
         self.kept.iter().find(|kept| kept.record.id == id)
     }
@@ -185,6 +198,7 @@ impl Model {
         let pending = self.lane(&new.lane);
         let queued = pending.iter().any(|kept| kept.is_queued());
         let free = match append.direct {
+            _ if self.is_paused => false,
             Direct::No => false,
             Direct::Alone => pending.is_empty(),
             Direct::SideBySide => !queued,
@@ -301,9 +315,9 @@ impl Model {
         self.ledger.pending -= 1;
     }
 
-    /// To the end of the lane, due as the store says.
-    pub(super) fn requeue(&mut self, id: ActionId, due: Timestamp) {
-        let place = self.place();
+    /// To the end of the lane, or to this place, due as the store says.
+    pub(super) fn requeue(&mut self, id: ActionId, due: Timestamp, place: Option<u64>) {
+        let place = place.unwrap_or_else(|| self.place());
         let kept = self.get_mut(id);
         (kept.place, kept.blocks) = (place, false);
         kept.record.attempts_counted = 0;

@@ -1,4 +1,4 @@
-//! The steps of a walk that change something: each is done by the store and by the model, and compared.
+//! The steps of app and worker, append and advance: each is done by the store and by the model, and compared.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::Walk;
 use super::model::{Kept, Want};
 use crate::action::{ActionId, Record, State, WireState};
 use crate::decide::{Counted, DeadLane, Gate, GateKey, GateReason, Settlement};
-use crate::store::{Advanced, Amend, Amended, Appended, Direct, Lease, Settle};
+use crate::store::{Advanced, Appended, Direct, Lease, Settle};
 
 const LANES: [&str; 4] = ["a", "b", "c", "d"];
 const ORIGINS: [&str; 2] = ["x", "y"];
@@ -26,9 +26,14 @@ impl<F: StoreFactory> Walk<'_, F> {
         draft = draft.priority(self.rng.random_range(-1..=1));
         draft = draft.key_retention(Duration::from_millis(20_001));
         if self.chance(40) {
-            let key = format!("key {}", self.rng.random_range(0..12));
+            let key = format!("key {}", self.rng.random_range(0..20));
             let fingerprint = if self.chance(20) { "other" } else { "f" };
-            draft = draft.key(&key).fingerprint(fingerprint);
+            // A key whose action ended without delivery has rules of its own.
+            let ended = |kept: &Kept| kept.is_settled() && !kept.is_delivered();
+            let ended = |kept: &Kept| ended(kept) && kept.record.key.as_ref() == Some(&key);
+            if !self.model.kept.iter().any(ended) {
+                draft = draft.key(&key).fingerprint(fingerprint);
+            }
         }
         if self.chance(30) {
             draft = draft.principal("p");
@@ -44,7 +49,7 @@ impl<F: StoreFactory> Walk<'_, F> {
             let direct = [Direct::Alone, Direct::SideBySide];
             return draft.direct(direct[self.rng.random_range(0..2)]);
         }
-        if self.chance(15) {
+        if draft.as_record().key.is_none() && self.chance(25) {
             draft = draft.coalesce("together");
         }
         if self.chance(20) {
@@ -60,22 +65,32 @@ impl<F: StoreFactory> Walk<'_, F> {
         for (draft, got) in drafts.into_iter().zip(appended) {
             let id = draft.id();
             let want = self.model.append(&draft.into_append());
-            let got = match got {
+            let (got, added) = match got {
                 Appended::Queued { record, superseded } => {
-                    assert_eq!(record.id, id);
-                    Want::Queued {
-                        superseded: superseded.map(|record| record.id),
-                    }
+                    let superseded = superseded.map(|record| record.id);
+                    (Want::Queued { superseded }, Some(record))
                 }
-                Appended::Leased { record } => {
-                    assert_eq!(record.id, id);
-                    Want::Leased
-                }
-                Appended::Known { record } => Want::Known(record.id),
-                Appended::Conflict { id } => Want::Conflict(id),
+                Appended::Leased { record } => (Want::Leased, Some(record)),
+                Appended::Known { record } => (Want::Known(record.id), None),
+                Appended::Conflict { id } => (Want::Conflict(id), None),
                 Appended::Full { limit } => panic!("nothing is full here: {limit}"),
             };
             assert_eq!(got, want);
+            if let Some(record) = added {
+                self.model.get_mut(id).record.seq = record.seq;
+                self.same_record(id, &record);
+                self.may_forget_earlier_holders(id).await;
+            }
+        }
+    }
+
+    /// A settled action that lost its key to a new one may be forgotten before its time.
+    async fn may_forget_earlier_holders(&mut self, new: ActionId) {
+        let key = self.model.get_mut(new).record.key.clone();
+        for old in self.of(|kept| kept.is_settled() && key.is_some() && kept.record.key == key) {
+            if self.rig.find(old.id).await.is_none() {
+                self.model.forget(old.id);
+            }
         }
     }
 
@@ -136,7 +151,11 @@ impl<F: StoreFactory> Walk<'_, F> {
                 settles.push(settle);
             }
             if self.chance(10) {
-                let (attempt, epoch) = (record.attempts, self.model.epoch - 1);
+                let (attempt, epoch) = if self.chance(50) {
+                    (record.attempts, self.model.epoch - 1)
+                } else {
+                    (record.attempts - 1, self.model.epoch)
+                };
                 record.state = State::InFlight { attempt, epoch };
                 settles.insert(0, settle_of(&record, Settlement::Returned));
             }
@@ -145,7 +164,7 @@ impl<F: StoreFactory> Walk<'_, F> {
     }
 
     /// The records that are so.
-    fn of(&self, so: impl Fn(&Kept) -> bool) -> Vec<Record> {
+    pub(super) fn of(&self, so: impl Fn(&Kept) -> bool) -> Vec<Record> {
         let kept = self.model.kept.iter().filter(|kept| so(kept));
         kept.map(|kept| kept.record.clone()).collect()
     }
@@ -191,11 +210,7 @@ impl<F: StoreFactory> Walk<'_, F> {
         for gate in step.gates {
             self.model.set_gate(gate);
         }
-        let mut expired = self.model.expire(step.now);
-        let mut told = ids(&got.expired);
-        expired.sort_unstable();
-        told.sort_unstable();
-        assert_eq!(told, expired, "what expired");
+        self.expired_are(ids(&got.expired));
         self.leases_are_right(&lease, &got);
         for lease in &got.leased {
             let kept = self.model.get(lease.record.id).expect("the model knows it");
@@ -207,6 +222,14 @@ impl<F: StoreFactory> Walk<'_, F> {
         if lease.forced.is_empty() && lease.origin_slots.is_empty() {
             self.timer_is_right(&got);
         }
+    }
+
+    /// Expires what is over in the model, which must be what the store told.
+    pub(super) fn expired_are(&mut self, mut told: Vec<ActionId>) {
+        let mut want = self.model.expire(self.rig.now);
+        want.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(told, want, "what expired");
     }
 
     /// Only ready heads, as many as may be, none while one of a higher priority waits.
@@ -221,8 +244,13 @@ impl<F: StoreFactory> Walk<'_, F> {
             .collect();
         let leased: HashSet<ActionId> = got.leased.iter().map(|one| one.record.id).collect();
         assert_eq!(leased.len(), got.leased.len(), "leased twice");
-        let strangers: Vec<_> = leased.iter().filter(|id| !ready.contains_key(id)).collect();
-        assert!(strangers.is_empty(), "leased but not ready: {strangers:?}");
+        for stranger in leased.iter().filter(|id| !ready.contains_key(id)) {
+            let kept = self.model.get(*stranger);
+            panic!(
+                "leased but not ready: {kept:?}, by gates {:?}",
+                self.model.gates
+            );
+        }
         let room = |name: &str| {
             let limit = lease
                 .origin_slots
@@ -259,134 +287,6 @@ impl<F: StoreFactory> Walk<'_, F> {
                 assert!(got.next_due.is_some_and(|due| due <= self.rig.now));
             }
             due => assert_eq!(got.next_due, due),
-        }
-    }
-
-    pub(super) async fn amend(&mut self) {
-        let all = self.of(|_| true);
-        let id = self
-            .choose(&all)
-            .map_or_else(ActionId::new, |record| record.id);
-        match self.rng.random_range(0..20) {
-            0..6 => self.cancel(id).await,
-            6..12 => {
-                let dead = self.of(|kept| kept.record.state.is_dead());
-                let id = self.choose(&dead).map_or(id, |record| record.id);
-                self.requeue(id).await;
-            }
-            12..15 => {
-                let dead = self.of(|kept| kept.record.state.is_dead());
-                let id = self.choose(&dead).map_or(id, |record| record.id);
-                self.discard(id).await;
-            }
-            15 => self.clear().await,
-            16..18 => self.keep_answer().await,
-            18 => self.hasten().await,
-            _ => {
-                let paused = self.chance(50);
-                self.rig.done(Amend::Pause { paused }).await;
-            }
-        }
-    }
-
-    async fn cancel(&mut self, id: ActionId) {
-        let queued = |kept: &Kept| kept.is_queued() && kept.record.wire != WireState::MaybeSent;
-        match (self.rig.cancel(id).await, self.model.get(id).map(queued)) {
-            (Amended::Done(_), Some(true)) => self.model.cancel(id, self.rig.now),
-            (Amended::NotNow(record), Some(false)) => self.same_record(id, &record),
-            (Amended::Unknown, None) => {}
-            (got, want) => panic!(
-                "cancel of {:?} gave {got:?}, can be: {want:?}",
-                self.model.get(id)
-            ),
-        }
-    }
-
-    async fn requeue(&mut self, id: ActionId) {
-        let dead = self.model.get(id).map(|kept| kept.record.state.is_dead());
-        match (self.rig.requeue(id).await, dead) {
-            (Amended::Done(records), Some(true)) => {
-                let due = records[0].due().expect("a requeued action is queued");
-                assert!(due <= self.rig.now, "a requeued action is ready at once");
-                self.model.requeue(id, due);
-                let kept = self.model.get_mut(id);
-                kept.record.wire = records[0].wire;
-                self.same_record(id, &records[0]);
-            }
-            (Amended::NotNow(record), Some(false)) => self.same_record(id, &record),
-            (Amended::Unknown, None) => {}
-            (got, want) => panic!("requeue gave {got:?}, is dead: {want:?}"),
-        }
-    }
-
-    async fn discard(&mut self, id: ActionId) {
-        let dead = self.model.get(id).map(|kept| kept.record.state.is_dead());
-        match (self.rig.amend(Amend::Discard { id }).await, dead) {
-            (Amended::Done(_), Some(true)) => self.model.forget(id),
-            (Amended::NotNow(record), Some(false)) => self.same_record(id, &record),
-            (Amended::Unknown, None) => {}
-            (got, want) => panic!("discard gave {got:?}, is dead: {want:?}"),
-        }
-    }
-
-    /// Which queued actions go is the store's choice, and whether it spares those that may have been sent.
-    async fn clear(&mut self) {
-        let (limit, now) = (self.rng.random_range(1..5), self.rig.now);
-        let cleared = self.rig.done(Amend::Clear { limit, now }).await;
-        assert!(cleared.len() <= limit);
-        for record in &cleared {
-            assert!(self.model.get(record.id).is_some_and(Kept::is_queued));
-            self.model.cancel(record.id, now);
-            self.same_record(record.id, record);
-        }
-        let left = self.of(|kept| kept.is_queued() && kept.record.wire != WireState::MaybeSent);
-        assert!(cleared.len() == limit || left.is_empty(), "left: {left:?}");
-    }
-
-    async fn keep_answer(&mut self) {
-        let delivered = |kept: &Kept| matches!(kept.record.state, State::Delivered { .. });
-        let of = self.of(|kept| kept.record.state.is_pending() || delivered(kept));
-        let Some(record) = self.choose(&of) else {
-            return;
-        };
-        let id = record.id;
-        let answer = Bytes::from(vec![8; self.rng.random_range(1..600)]);
-        let change = Amend::KeepAnswer {
-            id,
-            answer: answer.clone(),
-        };
-        match (self.rig.amend(change).await, record.state.is_pending()) {
-            (Amended::Done(_), false) => self.model.get_mut(id).answer = Some(answer),
-            (Amended::NotNow(_), true) => {}
-            (got, _) => panic!("keeping an answer of {} gave {got:?}", record.state.name()),
-        }
-    }
-
-    /// Heads must be hastened; whether others of their lanes are too is the store's choice.
-    async fn hasten(&mut self) {
-        let until = self.later(500);
-        let heads = self.model.heads(&Lease::default());
-        let heads: Vec<_> = heads.into_iter().map(|(kept, _)| kept.record.id).collect();
-        self.rig.amend(Amend::Hasten { until }).await;
-        for record in self.of(Kept::is_queued) {
-            let due = record.due().expect("queued");
-            let got = self
-                .rig
-                .record(record.id)
-                .await
-                .due()
-                .expect("still queued");
-            let cut = if record.attempts == 0 {
-                due
-            } else {
-                due.min(until)
-            };
-            let must = heads.contains(&record.id);
-            assert!(
-                got == cut || (!must && got == due),
-                "{due:?} became {got:?}"
-            );
-            self.model.get_mut(record.id).record.state = State::Queued { due: got };
         }
     }
 }

@@ -1,0 +1,312 @@
+//! The directory of a vault: ours alone (0700, files 0600), locked while it is open, never reached through a
+//! symbolic link. The lock is the kernel's: a file left behind by a dead process locks nothing.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+
+const LOCK: &str = "LOCK";
+
+/// A vault's directory, locked as long as this value lives.
+#[derive(Debug)]
+pub(super) struct VaultDir {
+    path: PathBuf,
+    /// Holds the lock.
+    _lock: File,
+}
+
+impl VaultDir {
+    /// Creates the directory when it is missing, checks that it is ours, and locks it.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let is_new = create_dir(path)?;
+        // A directory with other things in it, a home directory say, keeps its mode.
+        if is_new || is_vault_or_empty(path)? {
+            restrict_dir(path)?;
+        }
+        refuse_foreign(path)?;
+        let lock = lock(&path.join(LOCK))?;
+        let path = path.to_owned();
+        Ok(Self { path, _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A directory inside, created when it is missing.
+    pub(super) fn subdir(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        create_dir(&path)?;
+        restrict_dir(&path)?;
+        Ok(path)
+    }
+}
+
+/// Creates a directory, or checks the one that is there. True when it is new.
+fn create_dir(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => Err(Error::invalid(format!(
+            "{} is a symbolic link; give the directory itself",
+            path.display()
+        ))),
+        Ok(found) if !found.is_dir() => Err(Error::invalid(format!(
+            "{} is not a directory",
+            path.display()
+        ))),
+        Ok(_) => Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true);
+            private_dir(&mut builder);
+            builder
+                .create(path)
+                .map_err(|e| failed("create", path, e))?;
+            Ok(true)
+        }
+        Err(e) => Err(failed("look at", path, e)),
+    }
+}
+
+fn is_vault_or_empty(path: &Path) -> Result<bool> {
+    if path.join(LOCK).exists() {
+        return Ok(true);
+    }
+    let mut entries = fs::read_dir(path).map_err(|e| failed("list", path, e))?;
+    Ok(entries.next().is_none())
+}
+
+fn lock(path: &Path) -> Result<File> {
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        let text = format!("{} is not a plain file; remove it", path.display());
+        return Err(Error::invalid(text));
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    private_file(&mut options);
+    let mut file = options.open(path).map_err(|e| failed("open", path, e))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(locked(path, &mut file)),
+        Err(TryLockError::Error(e)) => return Err(failed("lock", path, e)),
+    }
+    restrict_file(path)?;
+    write_pid(&mut file).map_err(|e| failed("write", path, e))?;
+    Ok(file)
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn locked(path: &Path, file: &mut File) -> Error {
+    let mut pid = String::new();
+    let holder = match file.take(32).read_to_string(&mut pid) {
+        Ok(_) if !pid.trim().is_empty() => format!("process {}", pid.trim()),
+        _ => "another process".to_owned(),
+    };
+    let dir = path.parent().unwrap_or(path).display();
+    Error::new(
+        ErrorKind::Locked,
+        format!("the vault {dir} is in use by {holder}; close it there first"),
+    )
+}
+
+/// Refuses a directory of another user: what we write there would be theirs. Our own user is read off a file
+/// that we make.
+#[cfg(unix)]
+fn refuse_foreign(path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+
+    let probe = path.join(format!(".probe-{:016x}", rand::random::<u64>()));
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    private_file(&mut options);
+    let file = options
+        .open(&probe)
+        .map_err(|e| failed("write to", path, e))?;
+    let ours = file.metadata().map(|found| found.uid());
+    fs::remove_file(&probe).map_err(|e| failed("remove", &probe, e))?;
+    let ours = ours.map_err(|e| failed("look at", &probe, e))?;
+    let owner = fs::metadata(path).map_err(|e| failed("look at", path, e))?;
+    if owner.uid() != ours {
+        let text = format!(
+            "{} belongs to user {}, not to user {ours}; use a directory of your own",
+            path.display(),
+            owner.uid()
+        );
+        return Err(Error::invalid(text));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "the same shape on every platform")]
+fn refuse_foreign(_: &Path) -> Result<()> {
+    Ok(())
+}
+
+#[cfg(unix)]
+fn private_dir(builder: &mut fs::DirBuilder) {
+    use std::os::unix::fs::DirBuilderExt;
+    builder.mode(0o700);
+}
+
+#[cfg(not(unix))]
+fn private_dir(_: &mut fs::DirBuilder) {}
+
+/// Lets only us read and write files made with these options.
+#[cfg(unix)]
+pub(super) fn private_file(options: &mut OpenOptions) {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.mode(0o600);
+}
+
+#[cfg(not(unix))]
+pub(super) fn private_file(_: &mut OpenOptions) {}
+
+/// Sets the mode itself: the one at creation is subject to the umask, and others made the file.
+#[cfg(unix)]
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|e| failed("protect", path, e))
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "the same shape on every platform")]
+fn set_mode(_: &Path, _: u32) -> Result<()> {
+    Ok(())
+}
+
+fn restrict_dir(path: &Path) -> Result<()> {
+    set_mode(path, 0o700)
+}
+
+fn restrict_file(path: &Path) -> Result<()> {
+    set_mode(path, 0o600)
+}
+
+/// Restricts everything below a directory: files that an engine made.
+#[cfg_attr(
+    not(feature = "sled"),
+    expect(dead_code, reason = "for engines on disk")
+)]
+pub(super) fn restrict_below(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(|e| failed("list", dir, e))? {
+        let path = entry.map_err(|e| failed("list", dir, e))?.path();
+        let found = fs::symlink_metadata(&path).map_err(|e| failed("look at", &path, e))?;
+        if found.is_dir() {
+            restrict_dir(&path)?;
+            restrict_below(&path)?;
+        } else if found.is_file() {
+            restrict_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names in a directory durable.
+#[cfg(unix)]
+pub(super) fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|e| failed("sync", path, e))
+}
+
+/// Directories cannot be synced here; the file system's journal keeps names.
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "the same shape on every platform")]
+pub(super) fn sync_dir(_: &Path) -> Result<()> {
+    Ok(())
+}
+
+/// An error of the operating system, with what was tried on what.
+pub(super) fn failed(what: &str, path: &Path, error: io::Error) -> Error {
+    let text = format!("cannot {what} {}", path.display());
+    Error::new(kind_of(&error), text).with_source(error)
+}
+
+/// A full disk is told apart from every other failure.
+pub(super) fn kind_of(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
+        _ => ErrorKind::Storage,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_open_is_refused_and_names_the_pid() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let path = temp.path().join("vault");
+        let first = VaultDir::open(&path).expect("open");
+        let error = VaultDir::open(&path).expect_err("locked");
+        assert_eq!(error.kind(), ErrorKind::Locked);
+        let pid = std::process::id().to_string();
+        assert!(error.to_string().contains(&pid), "{error}");
+        drop(first);
+        VaultDir::open(&path).expect("the lock goes with its holder");
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_refused() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let path = temp.path().join("vault");
+        fs::write(&path, "x").expect("write");
+        let error = VaultDir::open(&path).expect_err("not a directory");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn directory_and_lock_are_ours_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = tempfile::tempdir().expect("tempdir");
+        let path = temp.path().join("a/vault");
+        let dir = VaultDir::open(&path).expect("open");
+        let bodies = dir.subdir("bodies").expect("subdir");
+        fs::write(bodies.join("loose"), "x").expect("write");
+        restrict_below(&path).expect("restrict");
+        let mode = |path: &Path| {
+            let found = fs::metadata(path).expect("metadata");
+            found.permissions().mode() & 0o777
+        };
+        assert_eq!((mode(&path), mode(&bodies)), (0o700, 0o700));
+        assert_eq!(mode(&path.join(LOCK)), 0o600);
+        assert_eq!(mode(&bodies.join("loose")), 0o600);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_symbolic_link_is_refused() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let target = temp.path().join("target");
+        fs::create_dir(&target).expect("create");
+        let link = temp.path().join("vault");
+        std::os::unix::fs::symlink(&target, &link).expect("link");
+        let error = VaultDir::open(&link).expect_err("a link");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(fs::read_dir(&target).expect("list").next().is_none());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_with_other_things_in_it_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = tempfile::tempdir().expect("tempdir");
+        let path = temp.path().join("home");
+        fs::create_dir(&path).expect("create");
+        fs::write(path.join("notes"), "x").expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let _dir = VaultDir::open(&path).expect("open");
+        let mode = fs::metadata(&path).expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+    }
+}

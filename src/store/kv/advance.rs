@@ -1,0 +1,196 @@
+//! The worker's verb: settle, set gates, expire, lease, all in one commit.
+
+use super::Engine;
+use super::ending::change_state;
+use super::keys;
+use super::queue::Queue;
+use super::records::{Found, Kept};
+use crate::action::{Change, Record, State, WireState};
+use crate::clock::Timestamp;
+use crate::decide::{Counted, Settlement};
+use crate::error::Result;
+use crate::store::{Advance, Advanced, Settle};
+
+/// How many actions one `advance` lets expire.
+const EXPIRE_MAX: usize = 256;
+
+/// A worker's step, the answers where they belong: one for each settle.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) advance: Advance,
+    pub(super) answers: Vec<Option<Kept>>,
+}
+
+impl<E: Engine> Queue<E> {
+    pub(super) fn advance(&mut self, step: Step) -> Result<Advanced> {
+        let Step { advance, answers } = step;
+        let now = advance.now;
+        let mut done = Advanced::default();
+        for (settle, answer) in advance.settle.into_iter().zip(answers) {
+            done.settled.push(self.settle(settle, answer, now)?);
+        }
+        for gate in advance.gates {
+            self.gates.put(&mut self.txn, gate)?;
+        }
+        done.expired = self.expire(now)?;
+        self.arm(now)?;
+        if let Some(lease) = &advance.lease {
+            self.lease(lease, now, &mut done)?;
+        }
+        self.trim(&advance.retention, now)?;
+        self.arm(now)?;
+        done.next_due = self.next_due()?;
+        done.next_expiry = self.next_expiry()?;
+        done.totals = self.totals_now()?;
+        Ok(done)
+    }
+
+    fn settle(
+        &mut self,
+        settle: Settle,
+        answer: Option<Kept>,
+        now: Timestamp,
+    ) -> Result<Option<Record>> {
+        let lease = State::InFlight {
+            attempt: settle.attempt,
+            epoch: settle.epoch,
+        };
+        let is_held = |record: &Record| record.state == lease;
+        if !self.in_flight.get(&settle.id).is_some_and(is_held) {
+            answer.into_iter().for_each(|answer| self.refuse(answer));
+            return Ok(None);
+        }
+        let Some(mut record) = self.in_flight.remove(&settle.id) else {
+            return Ok(None);
+        };
+        self.end_attempt(&record)?;
+        record.wire = settle.wire;
+        record.last_status = settle.status.or(record.last_status);
+        record.last_error = settle.error;
+        if let Some(answer) = answer {
+            self.put_answer(&mut record, &answer)?;
+        }
+        self.conclude(&mut record, settle.result, now)?;
+        Ok(Some(record))
+    }
+
+    fn conclude(&mut self, record: &mut Record, result: Settlement, at: Timestamp) -> Result<()> {
+        match result {
+            Settlement::Delivered { status } => {
+                record.state = change_state(record, Change::Deliver { status, at })?;
+                self.leave_pending(record)?;
+                self.tally.ledger.delivered += 1;
+                self.retain(record)
+            }
+            Settlement::Returned => {
+                self.leave_pending(record)?;
+                self.tally.ledger.returned += 1;
+                let counts = &mut self.tally.counts;
+                counts.bytes = counts.bytes.saturating_sub(record.weight());
+                self.forget(record)
+            }
+            Settlement::Retry {
+                due,
+                counts,
+                backoff_ms,
+            } => {
+                record.state = change_state(record, Change::Return { due })?;
+                record.backoff_ms = backoff_ms;
+                record.attempts_counted += u32::from(counts == Counted::Yes);
+                self.rewrite(record)?;
+                self.heads.insert(record.id, record.clone());
+                self.index_queued(record)
+            }
+            Settlement::Dead { reason, lane } => {
+                record.state = change_state(record, Change::Die { reason, at })?;
+                self.leave_pending(record)?;
+                self.bury(record, lane)
+            }
+        }
+    }
+
+    /// Marks a placed, queued record as leased, in memory and in the indexes. Writing it is up to the caller.
+    pub(super) fn start_attempt(&mut self, record: &mut Record, now: Timestamp) -> Result<()> {
+        let change = Change::Lease {
+            attempt: record.attempts + 1,
+            epoch: self.run.epoch,
+        };
+        let state = change_state(record, change)?;
+        record.state = state;
+        record.attempts += 1;
+        record.first_attempt.get_or_insert(now);
+        record.previous_attempt = record.last_attempt.replace(now);
+        record.wire = WireState::MaybeSent;
+        let place = keys::Place {
+            id: record.id,
+            created: record.created,
+            weight: record.weight(),
+            lane: record.lane.clone(),
+        };
+        let value = [&record.seq.to_be_bytes()[..], &place.encode()].concat();
+        self.txn.put(keys::in_flight(record.id), value);
+        self.lane_mut(&record.lane)?.in_flight += 1;
+        self.tally.counts.in_flight += 1;
+        Ok(())
+    }
+
+    /// The lease is over; the action stays pending at its place.
+    pub(super) fn end_attempt(&mut self, record: &Record) -> Result<()> {
+        self.txn.delete(keys::in_flight(record.id));
+        if let Some(direct) = self.direct.get_mut(&record.lane) {
+            direct.remove(&record.id);
+            if direct.is_empty() {
+                self.direct.remove(&record.lane);
+            }
+        }
+        let row = self.lane_mut(&record.lane)?;
+        row.in_flight = row.in_flight.saturating_sub(1);
+        let counts = &mut self.tally.counts;
+        counts.in_flight = counts.in_flight.saturating_sub(1);
+        Ok(())
+    }
+
+    /// Ends the queued actions whose time is over.
+    fn expire(&mut self, at: Timestamp) -> Result<Vec<Record>> {
+        let mut expired = Vec::new();
+        for _ in 0..EXPIRE_MAX {
+            let Some((key, _)) = self.expiry.peek(&self.txn)? else {
+                break;
+            };
+            if keys::number_at(&key, 1)? > at.as_millis() {
+                break;
+            }
+            match self.find(keys::id_at(&key, 9)?)? {
+                Found::Record(record) if record.due().is_some() => {
+                    expired.push(self.end_queued(record, Change::Expire { at })?);
+                }
+                // What cannot be read is met again at the head of its lane.
+                _ => self.expiry.delete(&mut self.txn, key.to_vec()),
+            }
+        }
+        Ok(expired)
+    }
+
+    fn next_expiry(&mut self) -> Result<Option<Timestamp>> {
+        let first = self.expiry.peek(&self.txn)?;
+        first
+            .map(|(key, _)| keys::number_at(&key, 1).map(Timestamp::from_millis))
+            .transpose()
+    }
+
+    /// The earliest time at which a head can be leased.
+    fn next_due(&mut self) -> Result<Option<Timestamp>> {
+        let mut next: Option<Timestamp> = None;
+        for group in self.ready.groups() {
+            let Some((head, _)) = self.ready.first(&self.txn, group)? else {
+                continue;
+            };
+            let Some(pair) = self.gates.pair(head.gate_no) else {
+                continue;
+            };
+            let due = head.due.max(self.gates.open_at(pair, &[]));
+            next = Some(next.map_or(due, |next| next.min(due)));
+        }
+        Ok(next)
+    }
+}

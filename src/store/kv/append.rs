@@ -1,0 +1,225 @@
+//! Adding actions: known keys, limits, coalescing, and the direct lease.
+
+use super::Engine;
+use super::keys;
+use super::queue::Queue;
+use super::records::{Found, Kept};
+use crate::action::{Lane, Record, State, WireState};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::store::{Append, Appended, Direct, Limits};
+
+/// An action on its way in, its body where it belongs.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) append: Append,
+    pub(super) body: Kept,
+}
+
+impl<E: Engine> Queue<E> {
+    pub(super) fn append(&mut self, batch: Vec<Incoming>) -> Result<Vec<Appended>> {
+        batch.into_iter().map(|one| self.append_one(one)).collect()
+    }
+
+    fn append_one(&mut self, incoming: Incoming) -> Result<Appended> {
+        let Incoming { append, body } = incoming;
+        if let Some(known) = self.known(&append)? {
+            self.refuse(body);
+            return Ok(known);
+        }
+        let mut record = append.record;
+        record.body_bytes = body.len();
+        let replaced = self.coalesced(&record)?;
+        if let Some(limit) = self.limit_reached(&append.limits, &record, replaced.as_ref()) {
+            self.refuse(body);
+            return Ok(Appended::Full { limit });
+        }
+        let superseded = match replaced {
+            Some(old) => Some(self.supersede(old, append.now)?),
+            None => None,
+        };
+        self.admit(&mut record, append.now);
+        if self.may_go_now(&record, append.direct, append.now)? {
+            self.lease_new(&mut record, &body, append.now)?;
+            return Ok(Appended::Leased { record });
+        }
+        self.write_birth(&mut record, &body)?;
+        self.place(&record)?;
+        self.index_queued(&record)?;
+        if self
+            .lane_row(&record.lane)?
+            .is_some_and(|row| row.pending == 1)
+        {
+            self.heads.insert(record.id, record.clone());
+        }
+        Ok(Appended::Queued { record, superseded })
+    }
+
+    /// The answer when id or key are known already. What is remembered too long is forgotten here.
+    fn known(&mut self, append: &Append) -> Result<Option<Appended>> {
+        let new = &append.record;
+        let mut ids = Vec::new();
+        if self.tally.id_max.is_none_or(|max| new.id <= max) {
+            ids.push(new.id);
+        }
+        if let Some(key) = &new.key {
+            ids.extend(self.id_of_key(key)?);
+        }
+        for id in ids {
+            let old = match self.find(id)? {
+                Found::Missing => continue,
+                Found::Record(old) => old,
+                Found::Newer | Found::Damaged => return Ok(Some(Appended::Conflict { id })),
+            };
+            if is_forgotten(&old, append) {
+                self.unretain(&old)?;
+            } else if old.fingerprint == new.fingerprint {
+                return Ok(Some(Appended::Known { record: old }));
+            } else {
+                return Ok(Some(Appended::Conflict { id }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn coalesced(&mut self, record: &Record) -> Result<Option<Record>> {
+        let Some(coalesce) = &record.coalesce else {
+            return Ok(None);
+        };
+        let Some(no) = self.lane_row(&record.lane)?.map(|row| row.no) else {
+            return Ok(None);
+        };
+        let Some(id) = self.txn.get(&keys::coalesce(no, coalesce))? else {
+            return Ok(None);
+        };
+        match self.find(keys::id_at(&id, 0)?)? {
+            Found::Record(old) if is_untried(&old) => Ok(Some(old)),
+            _ => Ok(None),
+        }
+    }
+
+    fn limit_reached(
+        &self,
+        limits: &Limits,
+        record: &Record,
+        replaced: Option<&Record>,
+    ) -> Option<String> {
+        let counts = &self.tally.counts;
+        let actions = counts.pending + counts.dead - u64::from(replaced.is_some());
+        if actions >= limits.actions_max {
+            return Some(format!("{} actions", limits.actions_max));
+        }
+        let freed = replaced.map_or(0, Record::weight);
+        let bytes = counts.bytes.saturating_sub(freed) + record.weight();
+        (bytes > limits.bytes_max).then(|| format!("{} bytes", limits.bytes_max))
+    }
+
+    /// Counts a record in and gives it its place in the queue.
+    fn admit(&mut self, record: &mut Record, now: Timestamp) {
+        if !matches!(record.state, State::Queued { .. }) {
+            record.state = State::Queued { due: now };
+        }
+        let tally = &mut self.tally;
+        record.seq = tally.seq_next;
+        tally.seq_next += 1;
+        tally.id_max = tally.id_max.max(Some(record.id));
+        tally.ledger.enqueued += 1;
+        tally.ledger.pending += 1;
+        tally.counts.pending += 1;
+        tally.counts.bytes += record.weight();
+        if let Some(key) = &record.key {
+            self.txn
+                .put(keys::idempotency(key), keys::id_value(record.id));
+        }
+    }
+
+    fn may_go_now(&mut self, record: &Record, direct: Direct, now: Timestamp) -> Result<bool> {
+        let is_due = record.due().is_some_and(|due| due <= now);
+        let is_wanted = record.expires.is_none_or(|expires| expires > now);
+        if direct == Direct::No || self.run.is_paused || !is_due || !is_wanted {
+            return Ok(false);
+        }
+        let pair = (record.origin.clone(), record.principal.clone());
+        if self.gates.open_at(&pair, &[]) > now {
+            return Ok(false);
+        }
+        let side_by_side = self.direct_in(&record.lane);
+        let Some(row) = self.lane_row(&record.lane)? else {
+            return Ok(true);
+        };
+        let has_room = match direct {
+            Direct::SideBySide => row.pending == side_by_side,
+            _ => row.pending == 0,
+        };
+        Ok(has_room && row.blocked.is_empty())
+    }
+
+    fn lease_new(&mut self, record: &mut Record, body: &Kept, now: Timestamp) -> Result<()> {
+        self.place(record)?;
+        self.start_attempt(record, now)?;
+        self.write_birth(record, body)?;
+        self.in_flight.insert(record.id, record.clone());
+        let direct = self.direct.entry(record.lane.clone()).or_default();
+        direct.insert(record.id);
+        Ok(())
+    }
+
+    /// How many direct sends of a lane are in flight.
+    pub(super) fn direct_in(&self, lane: &Lane) -> u64 {
+        self.direct.get(lane).map_or(0, |ids| ids.len() as u64)
+    }
+
+    /// Indexes what a queued action needs beside its place: its expiry, and its coalescing key until it is tried.
+    pub(super) fn index_queued(&mut self, record: &Record) -> Result<()> {
+        if let Some(expires) = record.expires {
+            let key = keys::expiry(expires, record.id);
+            self.expiry.put(&mut self.txn, key, Vec::new());
+        }
+        if let Some(coalesce) = &record.coalesce
+            && is_untried(record)
+        {
+            let no = self.lane_mut(&record.lane)?.no;
+            let key = keys::coalesce(no, coalesce);
+            self.txn.put(key, keys::id_value(record.id));
+        }
+        Ok(())
+    }
+
+    /// Undoes [`index_queued`](Self::index_queued). `record` is as it was queued.
+    pub(super) fn unindex_queued(&mut self, record: &Record) -> Result<()> {
+        if let Some(expires) = record.expires {
+            let key = keys::expiry(expires, record.id);
+            self.expiry.delete(&mut self.txn, key);
+        }
+        if let Some(coalesce) = &record.coalesce
+            && is_untried(record)
+        {
+            let no = self.lane_mut(&record.lane)?.no;
+            self.txn.delete(keys::coalesce(no, coalesce));
+        }
+        Ok(())
+    }
+}
+
+/// May a newer one with the same coalescing key take its place?
+fn is_untried(record: &Record) -> bool {
+    matches!(record.state, State::Queued { .. })
+        && record.wire == WireState::NeverSent
+        && record.attempts == 0
+}
+
+/// A settled action whose key is no longer remembered.
+fn is_forgotten(old: &Record, append: &Append) -> bool {
+    settled_at(old).is_some_and(|at| at.after(append.key_retention) <= append.now)
+}
+
+/// When an action was settled, for those that are kept in the retention ring.
+pub(super) fn settled_at(record: &Record) -> Option<Timestamp> {
+    match record.state {
+        State::Delivered { at, .. }
+        | State::Cancelled { at }
+        | State::Expired { at }
+        | State::Superseded { at } => Some(at),
+        _ => None,
+    }
+}

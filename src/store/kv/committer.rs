@@ -1,0 +1,334 @@
+//! Who runs the queue: the caller under a mutex, or a thread of its own that takes everything that waits,
+//! makes it durable in one step, and answers all. A failure behind a commit poisons: nothing is taken any more.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use super::Engine;
+use super::queue::Queue;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Totals;
+use crate::store::bodies::Bodies;
+
+/// How many commands share one commit.
+const GROUP_MAX: usize = 512;
+
+/// A command that waits for its turn, and then for its commit.
+pub(super) trait Work<E>: Send {
+    /// Runs it. An error here is fatal; what the caller did wrong is part of the answer.
+    fn run(&mut self, queue: &mut Queue<E>) -> Result<()>;
+    /// Answers it: with its result, or with the failure of the commit.
+    fn answer(self: Box<Self>, failure: Option<&Error>);
+}
+
+struct Verb<F, T> {
+    verb: Option<F>,
+    result: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
+
+pub(super) fn work<E, T, F>(verb: F, reply: Reply<T>) -> Box<dyn Work<E>>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Queue<E>) -> Result<T> + Send + 'static,
+{
+    Box::new(Verb {
+        verb: Some(verb),
+        result: None,
+        reply,
+    })
+}
+
+impl<E, T, F> Work<E> for Verb<F, T>
+where
+    T: Send,
+    F: FnOnce(&mut Queue<E>) -> Result<T> + Send,
+{
+    fn run(&mut self, queue: &mut Queue<E>) -> Result<()> {
+        let Some(verb) = self.verb.take() else {
+            return Ok(());
+        };
+        match verb(queue) {
+            Err(error) if is_fatal(&error) => Err(error),
+            result => {
+                self.result = Some(result);
+                Ok(())
+            }
+        }
+    }
+
+    fn answer(self: Box<Self>, failure: Option<&Error>) {
+        let result = match (failure, self.result) {
+            (Some(failure), _) => Err(copy(failure)),
+            (None, Some(result)) => result,
+            (None, None) => Err(Error::closed()),
+        };
+        // Nobody waits for it when the caller dropped the future; it happened all the same.
+        drop(self.reply.send(result));
+    }
+}
+
+/// Errors that leave memory and disk apart; the others were found before anything changed.
+fn is_fatal(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Storage | ErrorKind::StorageFull | ErrorKind::Poisoned
+    )
+}
+
+fn copy(error: &Error) -> Error {
+    let copy = Error::new(error.kind(), error.to_string());
+    match std::error::Error::source(error) {
+        Some(source) => copy.with_source(source.to_string()),
+        None => copy,
+    }
+}
+
+/// What can be known without a trip to the queue.
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    published: Mutex<Published>,
+}
+
+#[derive(Debug, Default)]
+struct Published {
+    totals: Totals,
+    end: Option<Error>,
+}
+
+impl Status {
+    fn lock(&self) -> MutexGuard<'_, Published> {
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn totals(&self) -> Result<Totals> {
+        let published = self.lock();
+        match &published.end {
+            Some(end) => Err(copy(end)),
+            None => Ok(published.totals),
+        }
+    }
+
+    /// Why there is no answer.
+    pub(super) fn gone(&self) -> Error {
+        self.lock().end.as_ref().map_or_else(Error::closed, copy)
+    }
+
+    fn publish(&self, totals: Totals) {
+        self.lock().totals = totals;
+    }
+
+    fn end(&self, error: Error) {
+        self.lock().end.get_or_insert(error);
+    }
+
+    fn close(&self) {
+        self.lock().end = Some(Error::closed());
+    }
+}
+
+/// A queue that can fail for good.
+#[derive(Debug)]
+pub(super) struct Runner<E> {
+    queue: Option<Queue<E>>,
+    status: Arc<Status>,
+    bodies: Option<Arc<Bodies>>,
+}
+
+impl<E: Engine> Runner<E> {
+    fn open(
+        make: impl FnOnce() -> Result<E>,
+        status: Arc<Status>,
+        bodies: Option<Arc<Bodies>>,
+    ) -> Self {
+        let opened = catch_unwind(AssertUnwindSafe(|| make().and_then(Queue::load)));
+        let queue = match opened.unwrap_or_else(|_| Err(panicked(ErrorKind::Corrupt))) {
+            Ok(queue) => {
+                status.publish(queue.totals());
+                Some(queue)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store could not be opened");
+                status.end(error);
+                None
+            }
+        };
+        Self {
+            queue,
+            status,
+            bodies,
+        }
+    }
+
+    fn run(&mut self, mut group: Vec<Box<dyn Work<E>>>) {
+        let Some(queue) = &mut self.queue else {
+            let gone = self.status.gone();
+            return group.into_iter().for_each(|work| work.answer(Some(&gone)));
+        };
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            group.iter_mut().try_for_each(|work| work.run(queue))?;
+            queue.commit()
+        }));
+        match done.unwrap_or_else(|_| Err(panicked(ErrorKind::Poisoned))) {
+            Ok(()) => {
+                self.status.publish(queue.totals());
+                let garbage = std::mem::take(&mut queue.garbage);
+                group.into_iter().for_each(|work| work.answer(None));
+                if let Some(bodies) = &self.bodies {
+                    garbage.iter().for_each(|name| bodies.remove(name));
+                }
+            }
+            Err(error) => {
+                self.poison(&error);
+                group.into_iter().for_each(|work| work.answer(Some(&error)));
+            }
+        }
+    }
+
+    fn poison(&mut self, error: &Error) {
+        tracing::error!(%error, "the store failed and takes nothing more");
+        let text = format!("the store failed before ({error}); reopen it");
+        self.status.end(Error::new(ErrorKind::Poisoned, text));
+        self.release();
+    }
+
+    fn close(&mut self) {
+        self.release();
+        self.status.close();
+    }
+
+    fn release(&mut self) {
+        let Some(queue) = self.queue.take() else {
+            return;
+        };
+        let ended = catch_unwind(AssertUnwindSafe(|| queue.into_engine().close()));
+        if !matches!(ended, Ok(Ok(()))) {
+            tracing::warn!("the store did not close cleanly; everything acknowledged is on disk");
+        }
+    }
+}
+
+fn panicked(kind: ErrorKind) -> Error {
+    Error::new(kind, "the storage engine panicked")
+}
+
+pub(super) enum Message<E> {
+    Work(Box<dyn Work<E>>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The way to the queue.
+pub(super) enum Front<E> {
+    Inline(Box<Mutex<Runner<E>>>),
+    Thread {
+        messages: Sender<Message<E>>,
+        thread: Mutex<Option<JoinHandle<()>>>,
+    },
+}
+
+impl<E> std::fmt::Debug for Front<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Inline(_) => "Inline",
+            Self::Thread { .. } => "Thread",
+        })
+    }
+}
+
+impl<E: Engine> Front<E> {
+    pub(super) fn inline(engine: E, status: Arc<Status>) -> Self {
+        Self::Inline(Box::new(Mutex::new(Runner::open(
+            || Ok(engine),
+            status,
+            None,
+        ))))
+    }
+
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when no thread can be started.
+    pub(super) fn thread(
+        make: impl FnOnce() -> Result<E> + Send + 'static,
+        status: Arc<Status>,
+        bodies: Option<Arc<Bodies>>,
+    ) -> Result<Self> {
+        let (messages, inbox) = channel();
+        let thread = std::thread::Builder::new()
+            .name("syncvault-store".into())
+            .spawn(move || serve(Runner::open(make, status, bodies), &inbox))
+            .map_err(|e| {
+                Error::new(ErrorKind::Storage, "cannot start the store's thread").with_source(e)
+            })?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Self::Thread { messages, thread })
+    }
+
+    /// Hands a command over. It is executed even when nobody waits for its answer.
+    pub(super) fn send(&self, work: Box<dyn Work<E>>) {
+        match self {
+            Self::Inline(runner) => {
+                let mut runner = runner.lock().unwrap_or_else(PoisonError::into_inner);
+                runner.run(vec![work]);
+            }
+            Self::Thread { messages, .. } => {
+                // When the thread is gone, the answer's sender goes with the work, and the caller sees that.
+                drop(messages.send(Message::Work(work)));
+            }
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        let (messages, thread) = match self {
+            Self::Inline(runner) => {
+                return runner
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .close();
+            }
+            Self::Thread { messages, thread } => (messages, thread),
+        };
+        let (done, is_done) = oneshot::channel();
+        let is_sent = messages.send(Message::Close(done)).is_ok();
+        if is_sent && is_done.await.is_ok() {
+            let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // It has answered as its last act, so this does not wait; its panics were caught.
+            drop(thread.map(JoinHandle::join));
+        }
+    }
+}
+
+fn serve<E: Engine>(mut runner: Runner<E>, inbox: &Receiver<Message<E>>) {
+    while let Ok(first) = inbox.recv() {
+        let mut group = Vec::new();
+        let mut closing = None;
+        let mut next = Some(first);
+        while let Some(message) = next.take() {
+            match message {
+                Message::Work(work) => group.push(work),
+                Message::Close(done) => closing = Some(done),
+            }
+            if closing.is_none() && group.len() < GROUP_MAX {
+                next = inbox.try_recv().ok();
+            }
+        }
+        if !group.is_empty() {
+            runner.run(group);
+        }
+        if let Some(done) = closing {
+            runner.close();
+            if done.send(()).is_err() {
+                tracing::debug!("nobody waits for the store to close");
+            }
+            return;
+        }
+    }
+    runner.close();
+}

@@ -1,0 +1,406 @@
+//! The queue over any ordered key-value engine. `Engine` is what an engine must do; `KvStore` makes a `Store` of
+//! it. Encoding, order, leases and counts are written once, in the files beside this one.
+
+mod advance;
+mod amend;
+mod append;
+mod committer;
+mod ending;
+mod gates;
+mod keys;
+mod lanes;
+mod lease;
+mod open;
+mod queue;
+mod read;
+mod ready;
+mod records;
+mod txn;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use self::advance::Step;
+use self::append::Incoming;
+use self::committer::{Front, Status, work};
+use self::queue::Queue;
+use self::records::Kept;
+use super::bodies::{Bodies, FileKind, INLINE_BYTES_MAX};
+use super::{
+    Advance, Advanced, Amend, Amended, Append, Appended, Find, LaneTotals, Opened, Page, Query,
+    Store, StoreFuture, Totals,
+};
+use crate::action::{ActionId, Body, Lane, Record};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long an encoded request may be: it is kept in the engine.
+const CONTENT_BYTES_MAX: usize = 64 * 1024;
+
+/// Puts (a value) and deletes (nothing), sorted by key; each key once.
+pub type Batch = BTreeMap<Vec<u8>, Option<Bytes>>;
+
+/// An ordered key-value engine with atomic, durable batches. One thread uses it.
+pub trait Engine: fmt::Debug + Send + 'static {
+    /// Makes the whole batch durable, or fails. After an error the engine is not used any more.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StorageFull`] for a full disk, otherwise [`ErrorKind::Storage`].
+    fn apply(&mut self, batch: Batch) -> Result<()>;
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when it cannot be read.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
+
+    /// The first `limit` entries from `from` up to, not including, `to`, in the order of their keys.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when they cannot be read.
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>>;
+
+    /// Releases files and locks.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when that fails; everything applied stays durable.
+    fn close(self) -> Result<()>
+    where
+        Self: Sized,
+    {
+        Ok(())
+    }
+}
+
+/// A [`Store`] over an [`Engine`].
+#[derive(Debug)]
+pub struct KvStore<E: Engine> {
+    front: Arc<Front<E>>,
+    status: Arc<Status>,
+    bodies: Option<Arc<Bodies>>,
+    is_swept: AtomicBool,
+}
+
+impl<E: Engine> KvStore<E> {
+    /// Runs every verb at once, on the caller's thread: for engines that never wait.
+    #[must_use]
+    pub fn inline(engine: E) -> Self {
+        let status = Arc::new(Status::default());
+        let front = Front::inline(engine, status.clone());
+        Self::of(front, status, None)
+    }
+
+    /// Gives the engine a thread of its own, which also opens it: why that failed is the answer of every verb.
+    /// Verbs that wait at the same time share one commit.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when no thread can be started.
+    pub fn threaded(open: impl FnOnce() -> Result<E> + Send + 'static) -> Result<Self> {
+        Self::with_bodies(open, None)
+    }
+
+    pub(super) fn with_bodies(
+        open: impl FnOnce() -> Result<E> + Send + 'static,
+        bodies: Option<Arc<Bodies>>,
+    ) -> Result<Self> {
+        let status = Arc::new(Status::default());
+        let front = Front::thread(open, status.clone(), bodies.clone())?;
+        Ok(Self::of(front, status, bodies))
+    }
+
+    fn of(front: Front<E>, status: Arc<Status>, bodies: Option<Arc<Bodies>>) -> Self {
+        Self {
+            front: Arc::new(front),
+            status,
+            bodies,
+            is_swept: AtomicBool::new(false),
+        }
+    }
+
+    /// Starts a command now; the future only waits for its answer.
+    fn submit<T: Send + 'static>(
+        &self,
+        verb: impl FnOnce(&mut Queue<E>) -> Result<T> + Send + 'static,
+    ) -> StoreFuture<'static, T> {
+        let (reply, answer) = oneshot::channel();
+        self.front.send(work(verb, reply));
+        self.wait(answer)
+    }
+
+    /// As [`submit`](Self::submit), after large values went to their files, off the async runtime.
+    fn submit_kept<P, T>(
+        &self,
+        size: Size,
+        keep: impl FnOnce(&mut Keeper) -> Result<P> + Send + 'static,
+        verb: impl FnOnce(&mut Queue<E>, P) -> Result<T> + Send + 'static,
+    ) -> StoreFuture<'static, T>
+    where
+        P: Send + 'static,
+        T: Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let (front, mut keeper) = (self.front.clone(), Keeper::new(self.bodies.clone()));
+        let start = move || match keep(&mut keeper).and_then(|kept| keeper.sync().map(|()| kept)) {
+            Ok(kept) => front.send(work(move |queue| verb(queue, kept), reply)),
+            Err(error) => {
+                keeper.undo();
+                // The caller may be gone; nothing was kept.
+                drop(reply.send(Err(error)));
+            }
+        };
+        match size {
+            Size::Large if self.bodies.is_some() => run_blocking(start),
+            _ => start(),
+        }
+        self.wait(answer)
+    }
+
+    fn wait<T: Send + 'static>(
+        &self,
+        answer: oneshot::Receiver<Result<T>>,
+    ) -> StoreFuture<'static, T> {
+        let status = self.status.clone();
+        Box::pin(async move { answer.await.unwrap_or_else(|_| Err(status.gone())) })
+    }
+}
+
+/// Does a command carry a value that belongs into a file?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Small,
+    Large,
+}
+
+impl Size {
+    fn of(mut lengths: impl Iterator<Item = u64>) -> Self {
+        if lengths.any(|length| length > INLINE_BYTES_MAX) {
+            Self::Large
+        } else {
+            Self::Small
+        }
+    }
+}
+
+/// Decides where a value goes, and brings it there.
+struct Keeper {
+    bodies: Option<Arc<Bodies>>,
+    written: Vec<String>,
+}
+
+impl Keeper {
+    fn new(bodies: Option<Arc<Bodies>>) -> Self {
+        let written = Vec::new();
+        Self { bodies, written }
+    }
+
+    fn keep(&mut self, id: ActionId, kind: FileKind, value: Bytes) -> Result<Kept> {
+        match &self.bodies {
+            Some(bodies) if value.len() as u64 > INLINE_BYTES_MAX => {
+                let file = bodies.write(id, kind, &value)?;
+                self.written.push(file.name.clone());
+                Ok(Kept::File(file))
+            }
+            _ => Ok(Kept::Inline(value)),
+        }
+    }
+
+    fn sync(&self) -> Result<()> {
+        match &self.bodies {
+            Some(bodies) if !self.written.is_empty() => bodies.sync(),
+            _ => Ok(()),
+        }
+    }
+
+    fn undo(&self) {
+        if let Some(bodies) = &self.bodies {
+            self.written.iter().for_each(|name| bodies.remove(name));
+        }
+    }
+}
+
+fn run_blocking(start: impl FnOnce() + Send + 'static) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(start)),
+        Err(_) => drop(std::thread::spawn(start)),
+    }
+}
+
+/// Brings a value from its file into memory. One that is damaged stays what it is: the check before it is sent
+/// finds that, and the action becomes a dead letter with its reason.
+async fn fetch(bodies: Option<Arc<Bodies>>, body: Body) -> Result<Body> {
+    let (Body::File(file), Some(bodies)) = (&body, bodies) else {
+        return Ok(body);
+    };
+    let (reply, answer) = oneshot::channel();
+    let name = file.clone();
+    // The caller may be gone by then.
+    run_blocking(move || drop(reply.send(bodies.read(&name))));
+    answer.await.map_err(|_| Error::closed())?.map(Body::Bytes)
+}
+
+fn check(batch: &[Append]) -> Result<()> {
+    for append in batch {
+        if !matches!(append.body, Body::Bytes(_)) {
+            let text = "a body in a file cannot be appended yet; give its bytes";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if append.record.content.len() > CONTENT_BYTES_MAX {
+            let text = format!(
+                "URL and headers of a request are limited to {CONTENT_BYTES_MAX} bytes, these have {}",
+                append.record.content.len()
+            );
+            return Err(Error::invalid(text));
+        }
+    }
+    Ok(())
+}
+
+fn keep_all(keeper: &mut Keeper, batch: Vec<Append>) -> Result<Vec<Incoming>> {
+    let mut incoming = Vec::with_capacity(batch.len());
+    for mut append in batch {
+        let body = match std::mem::replace(&mut append.body, Body::Bytes(Bytes::new())) {
+            Body::Bytes(bytes) => keeper.keep(append.record.id, FileKind::Body, bytes)?,
+            Body::File(_) => Kept::Inline(Bytes::new()),
+        };
+        incoming.push(Incoming { append, body });
+    }
+    Ok(incoming)
+}
+
+fn keep_answers(keeper: &mut Keeper, mut advance: Advance) -> Result<Step> {
+    let mut answers = Vec::with_capacity(advance.settle.len());
+    for settle in &mut advance.settle {
+        let answer = settle.answer.take();
+        let kept = answer.map(|answer| keeper.keep(settle.id, FileKind::Answer, answer));
+        answers.push(kept.transpose()?);
+    }
+    Ok(Step { advance, answers })
+}
+
+impl<E: Engine> Store for KvStore<E> {
+    fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened> {
+        let is_first = !self.is_swept.swap(true, Ordering::AcqRel);
+        let bodies = self.bodies.clone().filter(|_| is_first);
+        self.submit(move |queue| {
+            let opened = queue.open(now)?;
+            if let Some(bodies) = bodies {
+                queue.sweep(&bodies)?;
+            }
+            Ok(opened)
+        })
+    }
+
+    fn append(&self, batch: Vec<Append>) -> StoreFuture<'_, Vec<Appended>> {
+        if let Err(error) = check(&batch) {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        let size = Size::of(batch.iter().map(|append| append.body.len()));
+        self.submit_kept(size, |keeper| keep_all(keeper, batch), Queue::append)
+    }
+
+    fn advance(&self, step: Advance) -> StoreFuture<'_, Advanced> {
+        let answers = step
+            .settle
+            .iter()
+            .filter_map(|settle| settle.answer.as_ref());
+        let size = Size::of(answers.map(|answer| answer.len() as u64));
+        let done = self.submit_kept(size, |keeper| keep_answers(keeper, step), Queue::advance);
+        let bodies = self.bodies.clone();
+        Box::pin(async move {
+            let mut done = done.await?;
+            for leased in &mut done.leased {
+                let body = leased.body.clone();
+                match fetch(bodies.clone(), body).await {
+                    Ok(body) => leased.body = body,
+                    Err(error) => {
+                        let id = leased.record.id;
+                        tracing::error!(%id, %error, "the body of an action cannot be read");
+                        leased.body = bodies.as_deref().map_or_else(
+                            || leased.body.clone(),
+                            |bodies| bodies.located(leased.body.clone()),
+                        );
+                    }
+                }
+            }
+            Ok(done)
+        })
+    }
+
+    fn amend(&self, change: Amend) -> StoreFuture<'_, Amended> {
+        match change {
+            Amend::Cancel { id, now } => self.submit(move |queue| queue.cancel(id, now)),
+            Amend::Requeue { id, now } => self.submit(move |queue| queue.requeue(id, now)),
+            Amend::Discard { id } => self.submit(move |queue| queue.discard(id)),
+            Amend::Clear { limit, now } => self.submit(move |queue| queue.clear(limit, now)),
+            Amend::Pause { paused } => self.submit(move |queue| queue.pause(paused)),
+            Amend::Hasten { until } => self.submit(move |queue| queue.hasten(until)),
+            Amend::KeepAnswer { id, answer } => {
+                let size = Size::of(std::iter::once(answer.len() as u64));
+                self.submit_kept(
+                    size,
+                    move |keeper| keeper.keep(id, FileKind::Answer, answer),
+                    move |queue, answer| queue.keep_answer(id, answer),
+                )
+            }
+        }
+    }
+
+    fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>> {
+        self.submit(move |queue| queue.get(&find))
+    }
+
+    fn body(&self, id: ActionId) -> StoreFuture<'_, Option<Body>> {
+        let body = self.submit(move |queue| queue.body_of(id));
+        Box::pin(async move {
+            match body.await? {
+                Some(body) => fetch(self.bodies.clone(), body).await.map(Some),
+                None => Ok(None),
+            }
+        })
+    }
+
+    fn answer(&self, id: ActionId) -> StoreFuture<'_, Option<Bytes>> {
+        let answer = self.submit(move |queue| queue.answer_of(id));
+        Box::pin(async move {
+            let Some(answer) = answer.await? else {
+                return Ok(None);
+            };
+            match fetch(self.bodies.clone(), answer).await? {
+                Body::Bytes(bytes) => Ok(Some(bytes)),
+                Body::File(_) => Ok(None),
+            }
+        })
+    }
+
+    fn page(&self, query: Query) -> StoreFuture<'_, Page> {
+        self.submit(move |queue| queue.page(query))
+    }
+
+    fn totals(&self) -> StoreFuture<'_, Totals> {
+        Box::pin(std::future::ready(self.status.totals()))
+    }
+
+    fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals> {
+        self.submit(move |queue| queue.lane(&lane))
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            self.front.close().await;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,177 @@
+//! The queue itself: one thread, no clock, commands in and values out. What several commands write
+//! goes to the engine in one durable step; what is kept in memory here can be read again from the engine.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::Engine;
+use super::gates::Gates;
+use super::keys;
+use super::lanes::LaneRow;
+use super::ready::Ready;
+use super::txn::{Front, Txn};
+use crate::action::{ActionId, Counts, Lane, Ledger, Record};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Totals;
+
+/// How many lane rows and heads stay decoded between commits.
+const WARM_MAX: usize = 1024;
+
+/// Of which run of the store this is, and what the app told it to remember.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Run {
+    pub(super) epoch: u64,
+    pub(super) is_paused: bool,
+}
+
+/// Everything that is counted, one row.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Tally {
+    pub(super) ledger: Ledger,
+    pub(super) counts: Counts,
+    pub(super) seq_next: u64,
+    pub(super) lane_no_next: u64,
+    /// The greatest id so far: a greater one cannot be known.
+    pub(super) id_max: Option<ActionId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue<E> {
+    pub(super) txn: Txn<E>,
+    pub(super) run: Run,
+    pub(super) tally: Tally,
+    tally_written: Tally,
+    pub(super) lanes: HashMap<Lane, LaneRow>,
+    /// Lanes whose head may have changed.
+    pub(super) touched: BTreeSet<Lane>,
+    /// Lanes whose row is to be written.
+    pub(super) dirty: BTreeSet<Lane>,
+    pub(super) in_flight: HashMap<ActionId, Record>,
+    /// Direct sends in flight, lane by lane: they stand in no other direct send's way.
+    pub(super) direct: HashMap<Lane, HashSet<ActionId>>,
+    commits: u64,
+    /// Heads that were decoded lately.
+    pub(super) heads: HashMap<ActionId, Record>,
+    pub(super) gates: Gates,
+    pub(super) ready: Ready,
+    pub(super) oldest: Front,
+    pub(super) expiry: Front,
+    pub(super) settled: Front,
+    /// Names of files that nothing refers to after the commit.
+    pub(super) garbage: Vec<String>,
+}
+
+impl<E: Engine> Queue<E> {
+    /// Reads what is kept in memory. Writes nothing but the format of a new store.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] when a newer version wrote the store.
+    pub(super) fn load(engine: E) -> Result<Self> {
+        let mut queue = Self {
+            txn: Txn::new(engine),
+            run: Run::default(),
+            tally: Tally::default(),
+            tally_written: Tally::default(),
+            lanes: HashMap::new(),
+            touched: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            in_flight: HashMap::new(),
+            direct: HashMap::new(),
+            commits: 0,
+            heads: HashMap::new(),
+            gates: Gates::default(),
+            ready: Ready::default(),
+            oldest: Front::new(&[keys::OLDEST]),
+            expiry: Front::new(&[keys::EXPIRY]),
+            settled: Front::new(&[keys::SETTLED]),
+            garbage: Vec::new(),
+        };
+        queue.check_format()?;
+        queue.run = queue.row(keys::RUN)?.unwrap_or_default();
+        queue.tally = queue.row(keys::TOTALS)?.unwrap_or_default();
+        queue.tally_written = queue.tally.clone();
+        queue.gates = Gates::load(&queue.txn)?;
+        queue.ready = Ready::load(&queue.txn)?;
+        queue.load_in_flight()?;
+        Ok(queue)
+    }
+
+    fn check_format(&mut self) -> Result<()> {
+        const FORMAT: u32 = 1;
+        match self.row::<u32>(keys::FORMAT)? {
+            Some(format) if format > FORMAT => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "the store has format {format}, this version reads up to {FORMAT}; use a newer version"
+                ),
+            )),
+            Some(_) => Ok(()),
+            None => self.put_row(keys::FORMAT.to_vec(), &FORMAT),
+        }
+    }
+
+    /// Makes everything durable that the commands since the last call wrote.
+    pub(super) fn commit(&mut self) -> Result<()> {
+        self.write_lanes()?;
+        self.tally.counts.oldest = self.oldest_created()?;
+        if self.tally != self.tally_written {
+            self.put_row(keys::TOTALS.to_vec(), &self.tally.clone())?;
+            self.tally_written = self.tally.clone();
+        }
+        self.txn.commit()?;
+        self.commits += 1;
+        if self.lanes.len() > WARM_MAX {
+            self.lanes.clear();
+        }
+        if self.heads.len() > WARM_MAX {
+            self.heads.clear();
+        }
+        Ok(())
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        Totals {
+            commit: self.commits,
+            counts: self.tally.counts,
+            ledger: self.tally.ledger,
+        }
+    }
+
+    /// Counts and ledger in the middle of a group, heads included.
+    pub(super) fn totals_now(&mut self) -> Result<Totals> {
+        self.tally.counts.oldest = self.oldest_created()?;
+        let mut totals = self.totals();
+        // As the commit that makes them durable will count.
+        totals.commit += 1;
+        Ok(totals)
+    }
+
+    pub(super) fn row<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {
+        self.txn.get(key)?.map(|bytes| parse(&bytes)).transpose()
+    }
+
+    pub(super) fn put_row(&mut self, key: keys::Key, row: &impl Serialize) -> Result<()> {
+        self.txn.put(key, to_json(row)?);
+        Ok(())
+    }
+
+    pub(super) fn into_engine(self) -> E {
+        self.txn.into_engine()
+    }
+}
+
+pub(super) fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        Error::new(ErrorKind::Storage, "a row of the store is not readable").with_source(e)
+    })
+}
+
+pub(super) fn to_json(row: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(row).map_err(|e| {
+        Error::new(ErrorKind::Storage, "a row of the store cannot be encoded").with_source(e)
+    })
+}

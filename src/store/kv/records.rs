@@ -1,0 +1,257 @@
+//! Records, bodies and answers of single actions: reading, rewriting, forgetting, and quarantine for what
+//! cannot be read.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::Engine;
+use super::keys::{self, Place};
+use super::queue::{Queue, Tally};
+use crate::action::{ActionId, Body, BodyFile, Frame, FrameKind, Record};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::bodies::{FileRef, INLINE_BYTES_MAX};
+
+/// A value on its way in: small ones go into the engine, the others are in a file already.
+#[derive(Clone, Debug)]
+pub(super) enum Kept {
+    Inline(Bytes),
+    File(FileRef),
+}
+
+impl Kept {
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::File(file) => file.bytes,
+        }
+    }
+}
+
+/// The named fields of a body's or an answer's frame.
+#[derive(Default, Serialize, Deserialize)]
+struct KeptFields {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<FileRef>,
+}
+
+/// What is under an id.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly always the large one, and moved once"
+)]
+pub(super) enum Found {
+    Record(Record),
+    Missing,
+    /// Written by a newer version: it is kept, and not touched.
+    Newer,
+    Damaged,
+}
+
+impl<E: Engine> Queue<E> {
+    pub(super) fn find(&mut self, id: ActionId) -> Result<Found> {
+        if let Some(record) = self.in_flight.get(&id).or_else(|| self.heads.get(&id)) {
+            return Ok(Found::Record(record.clone()));
+        }
+        let found = self.read(id)?;
+        if let Found::Record(record) = &found
+            && record.state.is_pending()
+        {
+            self.heads.insert(id, record.clone());
+        }
+        Ok(found)
+    }
+
+    /// From the engine, past what is kept in memory.
+    pub(super) fn read(&self, id: ActionId) -> Result<Found> {
+        let bytes = match self.txn.get(&keys::record(id))? {
+            Some(bytes) => bytes,
+            None => match self.txn.get(&keys::birth(id))? {
+                Some(bytes) => match Frame::decode_prefix(&bytes) {
+                    Ok((_, length)) => bytes.slice(..length),
+                    Err(_) => bytes,
+                },
+                None => return Ok(Found::Missing),
+            },
+        };
+        Ok(match Record::decode(bytes.clone()) {
+            Ok(record) => Found::Record(record),
+            Err(_) if Frame::is_newer(&bytes) => Found::Newer,
+            Err(error) => {
+                tracing::error!(%id, %error, "a stored action cannot be read");
+                Found::Damaged
+            }
+        })
+    }
+
+    /// For calls that name one action.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] when it is damaged or newer than this version. Nothing was changed.
+    pub(super) fn record(&mut self, id: ActionId) -> Result<Option<Record>> {
+        match self.find(id)? {
+            Found::Record(record) => Ok(Some(record)),
+            Found::Missing => Ok(None),
+            Found::Newer => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("action {id} was written by a newer version; use that one"),
+            )),
+            Found::Damaged => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the record of action {id} is damaged"),
+            )),
+        }
+    }
+
+    /// Writes a record that was there before.
+    pub(super) fn rewrite(&mut self, record: &mut Record) -> Result<()> {
+        self.heads.remove(&record.id);
+        record.revision += 1;
+        self.txn.put(keys::record(record.id), record.encode()?);
+        Ok(())
+    }
+
+    /// Writes a new record together with its body.
+    pub(super) fn write_birth(&mut self, record: &mut Record, body: &Kept) -> Result<()> {
+        record.revision = 1;
+        let mut bytes = record.encode()?;
+        bytes.extend_from_slice(&frame(FrameKind::Body, record.id, body)?);
+        self.txn.put(keys::birth(record.id), bytes);
+        Ok(())
+    }
+
+    /// The body of an action, unless it is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] when it is damaged.
+    pub(super) fn body_of(&self, id: ActionId) -> Result<Option<Body>> {
+        let Some(bytes) = self.txn.get(&keys::birth(id))? else {
+            return Ok(None);
+        };
+        let (_, length) = Frame::decode_prefix(&bytes)?;
+        unframe(bytes.slice(length..), FrameKind::Body).map(Some)
+    }
+
+    pub(super) fn answer_of(&self, id: ActionId) -> Result<Option<Body>> {
+        let bytes = self.txn.get(&keys::answer(id))?;
+        bytes
+            .map(|bytes| unframe(bytes, FrameKind::Answer))
+            .transpose()
+    }
+
+    /// Keeps an answer in place of the one before. The record is not written here.
+    pub(super) fn put_answer(&mut self, record: &mut Record, answer: &Kept) -> Result<()> {
+        self.drop_answer_file(record);
+        record.answer_bytes = answer.len();
+        let frame = frame(FrameKind::Answer, record.id, answer)?;
+        self.txn.put(keys::answer(record.id), frame);
+        Ok(())
+    }
+
+    pub(super) fn delete_body(&mut self, record: &Record) {
+        if record.body_bytes > INLINE_BYTES_MAX {
+            let body = self.body_of(record.id);
+            self.drop_file(body);
+        }
+        self.txn.delete(keys::birth(record.id));
+    }
+
+    /// Removes everything of an action but its index entries.
+    pub(super) fn forget(&mut self, record: &Record) -> Result<()> {
+        self.delete_body(record);
+        self.drop_answer_file(record);
+        self.heads.remove(&record.id);
+        self.txn.delete(keys::record(record.id));
+        if record.answer_bytes > 0 {
+            self.txn.delete(keys::answer(record.id));
+        }
+        self.forget_key(record)
+    }
+
+    fn forget_key(&mut self, record: &Record) -> Result<()> {
+        let Some(key) = &record.key else {
+            return Ok(());
+        };
+        let key = keys::idempotency(key);
+        if self.txn.get(&key)?.as_deref() == Some(&record.id.as_bytes()[..]) {
+            self.txn.delete(key);
+        }
+        Ok(())
+    }
+
+    fn drop_answer_file(&mut self, record: &Record) {
+        if record.answer_bytes > INLINE_BYTES_MAX {
+            let answer = self.answer_of(record.id);
+            self.drop_file(answer);
+        }
+    }
+
+    fn drop_file(&mut self, value: Result<Option<Body>>) {
+        // A frame that cannot be read names no file: the sweep at the next open finds it.
+        if let Ok(Some(Body::File(file))) = value {
+            self.garbage.push(file.path.to_string_lossy().into_owned());
+        }
+    }
+
+    /// A value that was refused: its file goes.
+    pub(super) fn refuse(&mut self, value: Kept) {
+        if let Kept::File(file) = value {
+            self.garbage.push(file.name);
+        }
+    }
+
+    /// Takes a pending action whose bytes cannot be read out of its lane and into quarantine.
+    pub(super) fn evict_pending(&mut self, place: &Place, seq: u64) -> Result<()> {
+        self.quarantine(place.id)?;
+        self.displace(&place.lane, seq)?;
+        let Tally { ledger, counts, .. } = &mut self.tally;
+        counts.pending = counts.pending.saturating_sub(1);
+        counts.bytes = counts.bytes.saturating_sub(place.weight);
+        ledger.pending = ledger.pending.saturating_sub(1);
+        ledger.evicted += 1;
+        Ok(())
+    }
+
+    /// Moves the bytes of an action aside.
+    pub(super) fn quarantine(&mut self, id: ActionId) -> Result<()> {
+        tracing::error!(%id, "an action cannot be read: its bytes are in quarantine");
+        self.heads.remove(&id);
+        for key in [keys::record(id), keys::birth(id), keys::answer(id)] {
+            if let Some(bytes) = self.txn.get(&key)? {
+                self.txn.put(keys::quarantine(&key), bytes);
+                self.txn.delete(key);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn frame(kind: FrameKind, id: ActionId, value: &Kept) -> Result<Vec<u8>> {
+    match value {
+        Kept::Inline(bytes) => Frame::encode(kind, id, 1, &KeptFields::default(), bytes),
+        Kept::File(file) => {
+            let file = Some(file.clone());
+            Frame::encode(kind, id, 1, &KeptFields { file }, &[])
+        }
+    }
+}
+
+/// A file keeps its bare name here; who has the directory makes it a path.
+fn unframe(bytes: Bytes, kind: FrameKind) -> Result<Body> {
+    let frame = Frame::decode(bytes)?;
+    if frame.kind != kind {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "a stored value is of another kind",
+        ));
+    }
+    Ok(match frame.fields::<KeptFields>()?.file {
+        None => Body::Bytes(frame.content),
+        Some(file) => Body::File(BodyFile {
+            path: file.name.into(),
+            bytes: file.bytes,
+            crc32c: file.crc32c,
+        }),
+    })
+}
