@@ -22,8 +22,8 @@ use crate::report::Run;
 use crate::row::Row;
 use crate::work::{Noise, Outcome, scratch};
 
-const ROUNDS: usize = 5;
-const ONE: usize = 2_000;
+const ROUNDS: usize = 9;
+const ONE: usize = 1_000;
 const WRITERS: usize = 64;
 const WORKERS: usize = 8;
 /// For many writers; a multiple of them.

@@ -1,7 +1,5 @@
 //! A row of the table: ours beside bare, by the median of the ratios within each round.
 
-use std::time::Duration;
-
 use crate::report::{Run, grouped, verdict};
 
 /// One row of the table: ours beside bare, and what is wanted.
@@ -35,29 +33,32 @@ impl Row {
         }
     }
 
-    /// Median latencies: the less the better. `extra` may come on top of `wanted` times the bare one.
-    pub(crate) fn latency(what: &str, ours: &[Run], bare: &[Run], extra: Duration) -> Self {
+    /// Median latencies: the less the better. What `extra` takes may come on top of `wanted` times the bare one.
+    pub(crate) fn latency(what: &str, ours: &[Run], bare: &[Run], extra: Option<&[Run]>) -> Self {
         const WANTED: f64 = 1.15;
         let p50 = |run: &Run| run.p50.as_secs_f64();
-        let ratio = |extra: f64| {
-            let limits = bare.iter().map(|bare| WANTED * p50(bare) + extra);
-            median(
-                ours.iter()
-                    .zip(limits)
-                    .map(|(ours, limit)| p50(ours) / limit)
-                    .collect(),
-            )
-        };
-        let (extra_us, share) = (extra.as_micros(), ratio(extra.as_secs_f64()));
-        let wanted = match extra_us {
-            0 => format!("{WANTED}"),
-            us => format!("{WANTED} + {us} us"),
+        let extras = |round: usize| extra.map_or(0.0, |extra| p50(&extra[round]));
+        let pairs = || ours.iter().zip(bare).enumerate();
+        let ratio = median(
+            pairs()
+                .map(|(_, (ours, bare))| p50(ours) / p50(bare))
+                .collect(),
+        );
+        let limit = |round: usize, bare: &Run| WANTED * p50(bare) + extras(round);
+        let shares = pairs().map(|(round, (ours, bare))| p50(ours) / limit(round, bare));
+        let share = median(shares.collect());
+        let wanted = match extra {
+            None => format!("{WANTED}"),
+            Some(extra) => {
+                let fsync = median_run(extra, p50).p50.as_micros();
+                format!("{WANTED} + one fsync ({fsync} us)")
+            }
         };
         let cells = [
             what.to_owned(),
             median_run(ours, p50).latency(),
             median_run(bare, p50).latency(),
-            format!("{:.2}", ratio(0.0) * WANTED),
+            format!("{ratio:.2}"),
             wanted,
             format!("{} ({share:.2} of it)", verdict(share <= 1.0)),
         ];
