@@ -1,5 +1,8 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
+mod check;
+mod rules;
+
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -8,7 +11,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderName;
-use reqwest::Url;
 use tokio::sync::mpsc;
 
 use crate::action::{Origin, StoredRequest};
@@ -29,7 +31,25 @@ use crate::transport::{
 use crate::vault::SyncVault;
 use crate::worker::{Mail, Worker};
 
+use check::{bad, is_loopback, option, parse_url, within};
+use rules::Rules;
+
 /// Builds a [`SyncVault`]. Every option has a default that is safe.
+///
+/// ```
+/// # async fn example() -> syncvault::Result<()> {
+/// use std::time::Duration;
+/// use syncvault::SyncVault;
+///
+/// let vault = SyncVault::builder("https://api.example.com/v1")
+///     .storage_path("vault")
+///     .max_retries(10)
+///     .read_timeout(Duration::from_secs(60))
+///     .pending_max(10_000)
+///     .build()
+///     .await?;
+/// # Ok(()) }
+/// ```
 #[must_use = "a builder does nothing until `build()`"]
 pub struct SyncVaultBuilder {
     base_url: String,
@@ -41,6 +61,7 @@ pub struct SyncVaultBuilder {
     clock: Arc<dyn Clock>,
     timeouts: Timeouts,
     policy: RetryPolicy,
+    rules: Rules,
     limits: Limits,
     body_bytes_max: u64,
     max_in_flight: usize,
@@ -96,6 +117,7 @@ impl SyncVaultBuilder {
             clock: Arc::new(SystemClock),
             timeouts: Timeouts::default(),
             policy: RetryPolicy::default(),
+            rules: Rules::default(),
             limits: Limits::default(),
             body_bytes_max: 16 * 1024 * 1024,
             max_in_flight: 16,
@@ -175,7 +197,7 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// The rules for trying again, all at once. The options below change single ones.
+    /// The rules for trying again, all at once. The single options below go over it, in whatever order they are called.
     pub fn retry_policy(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
         self
@@ -183,26 +205,56 @@ impl SyncVaultBuilder {
 
     /// How many counted retries an action gets. Default: 10. Being offline, 429 and 503 do not count.
     pub fn max_retries(mut self, retries: u32) -> Self {
-        self.policy.max_retries = retries;
+        self.rules.max_retries = Some(retries);
         self
     }
 
     /// The wait of an action between its attempts. Default: 2 seconds doubling to 10 minutes, full jitter.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.policy.backoff = backoff;
+        self.rules.backoff = Some(backoff);
+        self
+    }
+
+    /// How long an origin waits that is not there or not well, and how often it is looked for again. Default: 1 second
+    /// doubling to 60 seconds, full jitter.
+    ///
+    /// # A server that is known to come back soon
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use syncvault::{Backoff, SyncVault};
+    ///
+    /// let often = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(2));
+    /// let builder = SyncVault::builder("http://192.168.1.20").origin_backoff(often);
+    /// ```
+    pub fn origin_backoff(mut self, backoff: Backoff) -> Self {
+        self.rules.origin_backoff = Some(backoff);
+        self
+    }
+
+    /// The longest `Retry-After` that is honoured. Default: 1 hour.
+    pub fn retry_after_max(mut self, max: Duration) -> Self {
+        self.rules.retry_after_max = Some(max);
         self
     }
 
     /// With `true`, attempts that did not reach the server count too: an outage longer than the retries then makes dead
     /// letters. Default: `false`.
     pub fn count_unreachable(mut self, count: bool) -> Self {
-        self.policy.unreachable = if count { Counted::Yes } else { Counted::No };
+        self.rules.unreachable = Some(if count { Counted::Yes } else { Counted::No });
         self
     }
 
     /// What a lane does when its first action becomes a dead letter. Default: the lane goes on.
+    ///
+    /// Let it wait when later actions make no sense without earlier ones:
+    ///
+    /// ```
+    /// use syncvault::{DeadLane, SyncVault};
+    /// let builder = SyncVault::builder("https://api.example.com").dead_lane(DeadLane::Block);
+    /// ```
     pub fn dead_lane(mut self, lane: DeadLane) -> Self {
-        self.policy.dead_lane = lane;
+        self.rules.dead_lane = Some(lane);
         self
     }
 
@@ -273,11 +325,28 @@ impl SyncVaultBuilder {
     /// Puts credentials on each attempt; they are never stored. The closure is asked for every attempt, and once with
     /// `refresh` when the server answered 401.
     ///
+    /// # A token
+    ///
     /// ```
     /// # async fn token() -> String { String::new() }
     /// use syncvault::{SyncVault, bearer};
     /// let builder = SyncVault::builder("https://api.example.com")
     ///     .credentials(|_request| async { bearer(token().await) });
+    /// ```
+    ///
+    /// # A token that is kept in memory, and renewed when the server refuses it
+    ///
+    /// ```
+    /// # async fn kept() -> Option<String> { None }
+    /// # async fn renew() -> std::io::Result<String> { Ok(String::new()) }
+    /// use syncvault::{SyncVault, bearer, transport::Refresh};
+    ///
+    /// let builder = SyncVault::builder("https://api.example.com").credentials(|request| async move {
+    ///     match (request.refresh, kept().await) {
+    ///         (Refresh::No, Some(token)) => Ok(bearer(token)),
+    ///         _ => renew().await.map(bearer),
+    ///     }
+    /// });
     /// ```
     pub fn credentials<F, Fut, C>(mut self, provider: F) -> Self
     where
@@ -296,6 +365,14 @@ impl SyncVaultBuilder {
     }
 
     /// Derives the lane of requests that name none, by resource, say. Nothing = the default lane.
+    ///
+    /// ```
+    /// use syncvault::SyncVault;
+    ///
+    /// // `/jobs/7/photos` and `/jobs/7/done` keep their order; `/jobs/8/done` does not wait for them.
+    /// let builder = SyncVault::builder("https://api.example.com")
+    ///     .lane_by(|request| request.url.path().split('/').nth(2).map(str::to_owned));
+    /// ```
     pub fn lane_by<F>(mut self, rule: F) -> Self
     where
         F: Fn(&StoredRequest) -> Option<String> + Send + Sync + 'static,
@@ -305,6 +382,14 @@ impl SyncVaultBuilder {
     }
 
     /// Called for each dead letter, after it is on disk. A panic in it is caught.
+    ///
+    /// ```
+    /// # async fn alert(text: String) {}
+    /// use syncvault::SyncVault;
+    ///
+    /// let builder = SyncVault::builder("https://api.example.com")
+    ///     .on_dead_letter(|letter| async move { alert(format!("{}: {}", letter.action.key, letter.reason)).await });
+    /// ```
     pub fn on_dead_letter<F, Fut>(mut self, callback: F) -> Self
     where
         F: Fn(DeadLetter) -> Fut + Send + Sync + 'static,
@@ -346,7 +431,8 @@ impl SyncVaultBuilder {
         }
         let allowed = self.allowed.iter().map(|url| Origin::of(&parse_url(url)?));
         let allowed_origins = option("allow_origin", allowed.collect::<Result<Vec<_>>>())?;
-        option("retry_policy", self.policy.check())?;
+        let policy = self.rules.over(self.policy);
+        option("retry_policy", policy.check())?;
         let timeouts = [
             ("connect_timeout", self.timeouts.connect),
             ("read_timeout", self.timeouts.read),
@@ -375,7 +461,7 @@ impl SyncVaultBuilder {
             base_origin: Origin::of(&base)?,
             base,
             allowed_origins,
-            policy: self.policy,
+            policy,
             limits: self.limits,
             body_bytes_max: self.body_bytes_max,
             max_in_flight: self.max_in_flight,
@@ -415,10 +501,19 @@ impl SyncVaultBuilder {
             }
             (Some(transport), None) => transport,
             (None, Some(client)) => Arc::new(ReqwestTransport::from_client(client, self.timeouts)),
+            (None, None) if is_loopback(&options.base) => {
+                // A proxy of the environment cannot reach this machine's own servers.
+                let client = reqwest::Client::builder().no_proxy();
+                Arc::new(ReqwestTransport::from_builder(client, self.timeouts)?)
+            }
             (None, None) => Arc::new(ReqwestTransport::new(self.timeouts)?),
         };
         let connectivity = match self.connectivity.take() {
             Some(connectivity) => connectivity,
+            None if is_loopback(&options.base) => {
+                let client = reqwest::Client::builder().no_proxy();
+                Arc::new(ProbeConnectivity::from_builder(client)?.with_base_url(&options.base))
+            }
             None => Arc::new(ProbeConnectivity::new()?.with_base_url(&options.base)),
         };
         Ok(Seams {
@@ -473,25 +568,4 @@ async fn open_store(_path: PathBuf) -> Result<Arc<dyn Store>> {
     let text =
         "this build has no embedded store: switch the feature `sled` on, or give `store(..)`";
     Err(Error::new(ErrorKind::Unsupported, text))
-}
-
-fn parse_url(text: &str) -> Result<Url> {
-    Url::parse(text).map_err(|e| Error::invalid(format!("is not a URL ({e})")))
-}
-
-fn option<T>(name: &str, checked: Result<T>) -> Result<T> {
-    checked.map_err(|e| Error::new(e.kind(), format!("option {name}: {e}")))
-}
-
-fn bad(name: &str, why: &str) -> Error {
-    Error::invalid(format!("option {name} {why}"))
-}
-
-fn within(name: &str, value: u64, min: u64, max: u64) -> Result<()> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "option {name} must be from {min} to {max}, not {value}"
-    )))
 }

@@ -45,6 +45,16 @@ impl Timestamp {
     }
 }
 
+/// As an HTTP date (RFC 9110, section 5.6.7), whole seconds.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// The end of the year 9999: what an HTTP date can say.
+        const LAST: u64 = 253_402_300_799_000;
+        let time = Self(self.0.min(LAST));
+        f.write_str(&httpdate::fmt_http_date(time.into()))
+    }
+}
+
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -2,15 +2,34 @@
 
 use std::sync::Arc;
 
-use crate::action::{Action, ActionId, Answer, State};
+use crate::action::{Action, ActionId, Answer, Record, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::listing::{Listing, Paging};
 use crate::parts::{DeadLetter, Parts};
-use crate::store::{Amend, Amended, Part, Query};
+use crate::store::{Amend, Amended, Find, Part, Query};
 use crate::ticket::Ticket;
 
 /// The dead letters of a vault. Made by [`SyncVault::dead_letters`](crate::SyncVault::dead_letters).
+///
+/// # A screen that asks the user
+///
+/// ```
+/// # async fn ask(text: &str) -> bool { true }
+/// # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {
+/// use syncvault::Paging;
+///
+/// let dead = vault.dead_letters();
+/// for letter in dead.list(Paging::first(20)).await?.items {
+///     let (action, reason) = (&letter.action, &letter.reason);
+///     if ask(&format!("{} {}: {reason}. Try again?", action.method, action.url)).await {
+///         let ticket = dead.requeue(action.id).await?;
+///     } else {
+///         dead.discard(action.id).await?;
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
     parts: Arc<Parts>,
@@ -39,19 +58,36 @@ impl DeadLetters {
         let page = self.parts.store.page(paging.query(Part::Dead)?).await?;
         let mut items = Vec::with_capacity(page.records.len());
         for record in &page.records {
-            let State::Dead { reason, at } = record.state.clone() else {
-                continue;
-            };
-            let kept = self.parts.store.answer(record.id).await?;
-            let answer = kept.and_then(|bytes| Answer::decode(bytes).ok());
-            items.push(DeadLetter {
-                action: Action::of(record)?,
-                reason,
-                at,
-                answer,
-            });
+            items.extend(self.letter(record).await?);
         }
         Ok(Listing::new(items, paging.limit(), page.next))
+    }
+
+    /// One of them; nothing when the id is not that of a dead letter.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn get(&self, id: ActionId) -> Result<Option<DeadLetter>> {
+        match self.parts.store.get(Find::Id(id)).await? {
+            Some(record) => self.letter(&record).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn letter(&self, record: &Record) -> Result<Option<DeadLetter>> {
+        let State::Dead { reason, at } = record.state.clone() else {
+            return Ok(None);
+        };
+        let kept = self.parts.store.answer(record.id).await?;
+        let answer = kept.and_then(|bytes| Answer::decode(bytes).ok());
+        let action = Action::of(record)?;
+        Ok(Some(DeadLetter {
+            action,
+            reason,
+            at,
+            answer,
+        }))
     }
 
     /// Sends one back: to the end of its lane, or to its old place when it blocks the lane; with the same id, key and
@@ -62,10 +98,11 @@ impl DeadLetters {
     /// [`ErrorKind::NotFound`] and [`ErrorKind::WrongState`] when it is not a dead letter; storage errors.
     pub async fn requeue(&self, id: ActionId) -> Result<Ticket> {
         let now = self.parts.now();
+        let _coming = self.parts.hub.coming(id);
         let amended = self.parts.store.amend(Amend::Requeue { id, now }).await?;
         let record = self.one(id, amended)?;
         self.parts.hub.publish(&record, EventKind::Queued, now);
-        self.parts.hub.set_totals(self.parts.store.totals().await?);
+        self.parts.publish_totals().await;
         self.parts.wake.notify_one();
         Ok(Ticket::of(self.parts.clone(), &record))
     }
@@ -82,7 +119,7 @@ impl DeadLetters {
             let query = Query::first(Part::Dead, Query::LIMIT_MAX);
             let page = self.parts.store.page(query).await?;
             // One that dies again at once must not make this endless.
-            let is_old = |record: &&crate::action::Record| match record.state {
+            let is_old = |record: &&Record| match record.state {
                 State::Dead { at, .. } => at <= now,
                 _ => false,
             };
@@ -108,12 +145,12 @@ impl DeadLetters {
     pub async fn discard(&self, id: ActionId) -> Result<()> {
         let amended = self.parts.store.amend(Amend::Discard { id }).await?;
         self.one(id, amended)?;
-        self.parts.hub.set_totals(self.parts.store.totals().await?);
+        self.parts.publish_totals().await;
         self.parts.wake.notify_one();
         Ok(())
     }
 
-    fn one(&self, id: ActionId, amended: Amended) -> Result<crate::action::Record> {
+    fn one(&self, id: ActionId, amended: Amended) -> Result<Record> {
         match amended {
             Amended::Done(records) => records
                 .into_iter()

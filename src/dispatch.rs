@@ -1,18 +1,17 @@
 //! What a send and an enqueue do: check, admit, try once, hand the rest to the worker.
 //! The promises of the direct path live here: on disk before the first byte, never past its lane.
 
+mod draft;
+mod outcome;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable};
-use http::HeaderMap;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
-use crate::action::{
-    ActionId, Answer, Body, Lane, Origin, Record, State, StoredRequest, WireState,
-};
+use crate::action::{ActionId, Answer, Body, Lane, Record, State, WireState};
 use crate::attempt::{self, Exchange, Outgoing, Reply, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::decide::{Counted, Gate, Plan, Settlement};
@@ -24,78 +23,8 @@ use crate::ticket::Ticket;
 use crate::transport::{Keep, tee};
 use crate::worker::Control;
 
-/// What [`send`](crate::RequestBuilder::send) tells the caller.
-#[derive(Debug)]
-#[must_use = "a request that was queued has no response yet"]
-pub enum Outcome {
-    /// The server answered; the body streams as reqwest's does. Also a refusal (404, say) is `Sent`.
-    Sent(reqwest::Response),
-    /// It is on disk and will be delivered later.
-    Queued(Ticket),
-}
-
-impl Outcome {
-    /// True when the server answered.
-    #[must_use]
-    pub fn is_sent(&self) -> bool {
-        matches!(self, Self::Sent(_))
-    }
-
-    /// True when it is on disk and will be delivered later.
-    #[must_use]
-    pub fn is_queued(&self) -> bool {
-        matches!(self, Self::Queued(_))
-    }
-
-    /// The response, if the server answered.
-    #[must_use]
-    pub fn response(self) -> Option<reqwest::Response> {
-        match self {
-            Self::Sent(response) => Some(response),
-            Self::Queued(_) => None,
-        }
-    }
-
-    /// The ticket, if it is queued.
-    #[must_use]
-    pub fn ticket(self) -> Option<Ticket> {
-        match self {
-            Self::Sent(_) => None,
-            Self::Queued(ticket) => Some(ticket),
-        }
-    }
-}
-
-/// How a request gets to the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Delivery {
-    /// On disk before the first byte leaves, then tried at once. The default for methods that change something.
-    WriteAhead,
-    /// Tried at once, kept only when it could not be sent. The default for GET and HEAD.
-    OnFailure,
-    /// Tried at once, never kept: an error when there is no answer, or when its lane holds something.
-    Never,
-    /// Kept, and left to the worker.
-    Queue,
-}
-
-/// A checked request with everything the queue has to know about it.
-#[derive(Debug)]
-pub(crate) struct Draft {
-    pub(crate) request: StoredRequest,
-    pub(crate) body: Bytes,
-    pub(crate) own_credentials: HeaderMap,
-    pub(crate) key: Option<String>,
-    pub(crate) lane: Lane,
-    pub(crate) origin: Origin,
-    pub(crate) principal: Option<String>,
-    pub(crate) coalesce: Option<String>,
-    pub(crate) priority: i8,
-    pub(crate) attempts_max: u32,
-    pub(crate) expires_in: Option<Duration>,
-    pub(crate) not_before: Option<Timestamp>,
-}
+pub(crate) use draft::Draft;
+pub use outcome::{Delivery, Outcome};
 
 /// Admits requests. The handle and every request builder share it; when the last one is dropped, the
 /// worker ends.
@@ -110,66 +39,6 @@ pub(crate) struct Dispatch {
 pub(crate) struct Desk {
     pub(crate) parts: Arc<Parts>,
     pub(crate) reports: mpsc::UnboundedSender<Report>,
-}
-
-impl Draft {
-    /// What may be queued must not carry credentials; with a provider they are stamped on later.
-    fn drop_credentials(&mut self, parts: &Parts) -> Result<()> {
-        let Some(name) = self.own_credentials.keys().next() else {
-            return Ok(());
-        };
-        if parts.desk.is_none() {
-            let text = format!(
-                "the header {name} is a credential, which is never stored: give the vault \
-                 `credentials(..)`, or send with `delivery(Delivery::Never)`"
-            );
-            return Err(Error::new(ErrorKind::CredentialsInRequest, text));
-        }
-        self.own_credentials.clear();
-        Ok(())
-    }
-
-    fn record(&self, now: Timestamp) -> Result<Record> {
-        let content = Bytes::from(self.request.encode()?);
-        let id = ActionId::new();
-        let mut record = Record::new(id, self.lane.clone(), self.origin.clone(), content, now);
-        record.key = self.key.clone();
-        record.principal = self.principal.clone();
-        record.coalesce = self.coalesce.clone();
-        record.priority = self.priority;
-        record.attempts_max = self.attempts_max;
-        record.expires = self.expires_in.map(|limit| now.after(limit));
-        record.state = State::Queued {
-            due: self.not_before.unwrap_or(now).max(now),
-        };
-        record.fingerprint = self.fingerprint();
-        record.body_bytes = self.body.len() as u64;
-        Ok(record)
-    }
-
-    /// Method, URL and body: what an idempotency key stands for.
-    fn fingerprint(&self) -> String {
-        let mut hash = blake3::Hasher::new();
-        for part in [
-            self.request.method.as_str().as_bytes(),
-            self.request.url.as_str().as_bytes(),
-        ] {
-            hash.update(part);
-            hash.update(&[0]);
-        }
-        hash.update(&self.body);
-        hash.finalize().to_hex().as_str()[..32].to_owned()
-    }
-
-    fn outgoing(&self, record: &Record) -> Outgoing {
-        Outgoing {
-            request: self.request.clone(),
-            body: self.body.clone(),
-            key: attempt::wire_key(&self.request, record),
-            own_credentials: self.own_credentials.clone(),
-            principal: self.principal.clone(),
-        }
-    }
 }
 
 impl Dispatch {
@@ -221,10 +90,11 @@ impl Desk {
         append.direct = direct;
         append.limits = self.parts.options.limits;
         append.key_retention = self.parts.options.retention.age;
+        let _coming = self.parts.hub.coming(append.record.id);
         let appended = self.parts.store.append(vec![append]).await?;
-        let admitted = self.admit(appended.into_iter().next(), now)?;
-        self.parts.hub.set_totals(self.parts.store.totals().await?);
-        Ok(admitted)
+        // Counts first: who hears of an event may ask for them.
+        self.parts.publish_totals().await;
+        self.admit(appended.into_iter().next(), now)
     }
 
     fn admit(&self, appended: Option<Appended>, now: Timestamp) -> Result<Admitted> {
@@ -235,10 +105,7 @@ impl Desk {
                     parts.hub.publish(&older, EventKind::Superseded, now);
                 }
                 parts.hub.publish(&record, EventKind::Queued, now);
-                let may_go = parts.may_try(&record.origin, record.principal.as_deref());
-                if may_go || record.expires.is_some() {
-                    parts.wake.notify_one();
-                }
+                parts.wake_for(&record);
                 Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
             }
             Some(Appended::Leased { record }) => Ok(Admitted::Leased(Box::new(record))),
@@ -367,7 +234,7 @@ impl Desk {
         };
         if self.is_lane_busy(&draft.lane).await? {
             let text = format!(
-                "the lane {:?} holds other actions, and this request may neither overtake them nor                  be queued behind them: name another lane, or allow queueing",
+                "the lane {:?} holds other actions, and this request may neither overtake them nor be queued behind them: name another lane, or allow queueing",
                 draft.lane.as_str()
             );
             return Err(Error::new(ErrorKind::WrongState, text));

@@ -1,7 +1,7 @@
 //! What the app sees: events (a broadcast with sequence numbers) and the status (a watched value).
 //! Nothing is published here that is not on disk yet, and a slow reader never slows delivery.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,6 +65,8 @@ pub enum EventKind {
         status: Option<u16>,
         /// The earliest time of the next attempt, as far as the action itself is concerned.
         next: Timestamp,
+        /// Whether the attempt used up a retry. An unreachable server uses up none.
+        is_counted: bool,
     },
     /// It became a dead letter.
     DeadLettered {
@@ -91,6 +93,18 @@ impl EventKind {
         !matches!(
             self,
             Self::Queued | Self::Started { .. } | Self::Failed { .. }
+        )
+    }
+
+    /// `Queued`, or what can be the next event after it.
+    fn may_follow_queued(&self) -> bool {
+        matches!(
+            self,
+            Self::Queued
+                | Self::Started { .. }
+                | Self::Cancelled
+                | Self::Expired
+                | Self::Superseded
         )
     }
 }
@@ -138,10 +152,32 @@ impl Status {
 /// Publishes events and the status.
 #[derive(Debug)]
 pub(crate) struct EventHub {
-    sequence: Mutex<u64>,
+    order: Mutex<Order>,
     /// Nothing once the vault is closed: every stream then ends.
     senders: Mutex<Option<Senders>>,
     last: Mutex<(u64, Status)>,
+}
+
+/// What gives events their order.
+#[derive(Debug, Default)]
+struct Order {
+    /// The number of the newest event.
+    sequence: u64,
+    /// Actions on their way into the queue, and whether their `Queued` is published.
+    coming: HashMap<ActionId, bool>,
+}
+
+/// An action on its way into the queue. See [`EventHub::coming`].
+#[derive(Debug)]
+pub(crate) struct Coming<'a> {
+    hub: &'a EventHub,
+    id: ActionId,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        lock(&self.hub.order).coming.remove(&self.id);
+    }
 }
 
 #[derive(Debug)]
@@ -158,18 +194,43 @@ impl EventHub {
             status: watch::Sender::new(status),
         };
         Self {
-            sequence: Mutex::new(0),
+            order: Mutex::default(),
             senders: Mutex::new(Some(senders)),
             last: Mutex::new((totals.commit, status)),
         }
     }
 
+    /// To be called before an action is given to the store, and held until its `Queued` was published. The worker may
+    /// lease the action before the task that added it hears of it: the first event then brings `Queued` with it.
+    pub(crate) fn coming(&self, id: ActionId) -> Coming<'_> {
+        lock(&self.order).coming.insert(id, false);
+        Coming { hub: self, id }
+    }
+
     /// Publishes what happened to `record`, which is on disk in this form.
     pub(crate) fn publish(&self, record: &Record, kind: EventKind, at: Timestamp) {
-        let mut event = event_of(record, kind, at);
-        let mut sequence = lock(&self.sequence);
-        *sequence += 1;
-        event.sequence = *sequence;
+        let event = event_of(record, kind, at);
+        let mut order = lock(&self.order);
+        let coming = order.coming.get_mut(&record.id);
+        let was_published = match event.kind.may_follow_queued() {
+            true => coming.map(|is_published| std::mem::replace(is_published, true)),
+            false => None,
+        };
+        match (&event.kind, was_published) {
+            (EventKind::Queued, Some(true)) => return,
+            (EventKind::Queued, _) | (_, None | Some(true)) => {}
+            (_, Some(false)) => {
+                let mut queued = event_of(record, EventKind::Queued, at);
+                queued.revision = event.revision.saturating_sub(1);
+                self.send(&mut order, queued);
+            }
+        }
+        self.send(&mut order, event);
+    }
+
+    fn send(&self, order: &mut Order, mut event: Event) {
+        order.sequence += 1;
+        event.sequence = order.sequence;
         if let Some(senders) = &*lock(&self.senders) {
             // No reader is not an error.
             drop(senders.events.send(event));

@@ -1,4 +1,92 @@
-//! Offline-first HTTP: requests are sent now, or kept durably on disk and delivered later, in order, once.
+//! An HTTP client for apps that cannot trust their network: every request is sent now, or kept on disk and delivered
+//! later, in order, once.
+//!
+//! # A request that nobody takes yet
+//!
+//! ```
+//! use syncvault::{Outcome, SyncVault};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! #   if cfg!(not(feature = "sled")) { return Ok(()) }
+//!     let dir = tempfile::tempdir()?;
+//!     // Nobody listens there.
+//!     let vault = SyncVault::open("http://127.0.0.1:9", dir.path()).await?;
+//!     let order = serde_json::json!({ "coffee": 2 });
+//!     match vault.post("/orders").json(&order).idempotency_key("order-4711").send().await? {
+//!         Outcome::Sent(response) => println!("{}", response.status()),
+//!         Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
+//!     }
+//!     // It goes out when the server is there: in the background, and also after a restart.
+//!     assert_eq!(vault.pending_count().await?, 1);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! `cargo run --example quickstart` shows the rest: the server goes away, the app is ended by `kill -9`, both come back,
+//! and each order is applied once, in order.
+//!
+//! # The nouns
+//!
+//! | | |
+//! | --- | --- |
+//! | [`SyncVault`] | the client and its queue. Cheap to clone, no global. [`SyncVault::builder`] has the options |
+//! | [`RequestBuilder`] | a request, written as with reqwest, and what the queue must know: key, lane, expiry |
+//! | [`Delivery`] | when it reaches the disk: before the first byte leaves, on failure, never, or always |
+//! | [`Outcome`] | what `send()` tells: [`Sent`](Outcome::Sent) with the response, or [`Queued`](Outcome::Queued) with a ticket |
+//! | [`Action`] | a request as kept in the queue, with its [`State`] |
+//! | [`Ticket`] | the handle of an action: its id, its [`Events`], its [`End`] |
+//! | lane | actions that keep their order; lanes run side by side. By default there is one |
+//! | [`Event`], [`Status`] | what happened to an action; how the whole vault is |
+//! | [`DeadLetter`] | an action that is not tried again until somebody acts: [`SyncVault::dead_letters`] |
+//! | [`Credentials`] | what proves who we are. Asked of the app for each attempt, never stored |
+//!
+//! # The life of a request
+//!
+//! ```text
+//! send ─► on disk ─► attempt ─► delivered
+//!            ▲          │
+//!            ├── retry ─┤   5xx, timeout: after a wait, at most `max_retries` times
+//!            ├── wait ──┤   no network, 429, 503, 401: as long as it takes, no retry is used up
+//!            │          └─► dead letter   another 4xx, or no retry is left
+//!            └─ requeue ──────┘           somebody sends it back
+//! ```
+//!
+//! It ends as one of: delivered, returned (a refusal that `send()` gave straight to the caller), dead, cancelled, expired,
+//! superseded. What an attempt means is decided by [`decide::verdict`]; a [`Classifier`](decide::Classifier) of the app
+//! comes first.
+//!
+//! # What it promises
+//!
+//! - **P1** Acknowledged means on disk: what has a [`Ticket`] survives `kill -9` and power loss.
+//! - **P2** At least once, with the same bytes and the same idempotency key at each attempt. At a server that knows the
+//!   key again, once.
+//! - **P3** What is queued in a lane goes out strictly in order, and a direct send never overtakes it.
+//! - **P4** Nothing is lost without a name: the [`Ledger`] counts where each action went, and is checked at open.
+//! - **P5** Offline is free: no retry is used up, no loop runs.
+//! - **P6** Opening never bricks: what is damaged is set aside and reported, the rest goes on.
+//! - **P7** Credentials are never stored.
+//! - **P8** What an event tells is on disk already. A slow reader never slows delivery.
+//!
+//! # What it does not do
+//!
+//! - Exactly once at a server that ignores the key: when an answer is lost, the request is sent again.
+//! - Help against a disk that says "synced" when it is not.
+//! - Encrypt bodies on disk. The directory is open to its user only.
+//! - Run while the process does not: it wakes no app.
+//! - Share a vault between processes: the second one gets [`ErrorKind::Locked`].
+//! - Stream request bodies, or send multipart forms: a body is bytes, up to a limit.
+//! - Run in a browser: it needs tokio and a file system.
+//!
+//! # Features
+//!
+//! | feature | default | brings |
+//! | --- | --- | --- |
+//! | `sled` | yes | the store on disk: `storage_path` and [`SyncVault::open`] |
+//! | `rustls` | yes | https; without it an https URL is refused before anything is kept |
+//! | `http2` | yes | HTTP/2 where the server has it |
+//! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
+//! | `test-util` | no | fakes for clock, network, transport and store, and the contract suite for stores |
 
 pub mod action;
 mod attempt;
@@ -21,10 +109,12 @@ pub mod transport;
 mod vault;
 mod worker;
 
-pub use action::{Action, ActionId, Answer, Counts, DeadReason, Ledger, State, WireState};
+pub use action::{
+    Action, ActionId, Answer, Counts, DeadReason, Ledger, State, StoredRequest, WireState,
+};
 pub use builder::SyncVaultBuilder;
 pub use dead_letters::DeadLetters;
-pub use decide::{Backoff, RetryPolicy};
+pub use decide::{Backoff, DeadLane, RetryPolicy};
 pub use dispatch::{Delivery, Outcome};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
@@ -33,6 +123,10 @@ pub use parts::{Connection, ConnectivityMode, DeadLetter, Draining};
 pub use request::RequestBuilder;
 pub use reqwest;
 pub use ticket::{End, Ticket};
-pub use transport::{Credentials, bearer};
+pub use transport::{CredentialRequest, Credentials, Refresh, bearer};
 pub use vault::{Cancellation, Cleared, SyncVault, WhyPending};
 pub use worker::{DrainReport, Stopped};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -140,6 +140,8 @@ pub(crate) struct Parts {
     pub(crate) is_paused: AtomicBool,
     pub(crate) is_closing: AtomicBool,
     pub(crate) wake: Notify,
+    /// The timer that the worker sleeps on, in milliseconds; the end of time while it is awake, or has none.
+    sleeps_until: AtomicU64,
     gates: Mutex<GateBook>,
     dice: Mutex<Dice>,
     turns: Mutex<HashMap<Lane, Arc<tokio::sync::Mutex<()>>>>,
@@ -233,6 +235,7 @@ impl Parts {
             is_paused: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
             wake: Notify::new(),
+            sleeps_until: AtomicU64::new(u64::MAX),
             gates: Mutex::new(gates),
             dice: Mutex::new(dice),
             turns: Mutex::default(),
@@ -268,14 +271,48 @@ impl Parts {
 
     /// May a request to `origin` on behalf of `principal` be tried right now?
     pub(crate) fn may_try(&self, origin: &Origin, principal: Option<&str>) -> bool {
-        if self.is_paused() || *self.mode.borrow() == ConnectivityMode::Offline {
-            return false;
-        }
         let now = self.now();
+        self.opens_at(origin, principal, now) == Some(now)
+    }
+
+    /// When the gates of a request are open, at `now` or later; nothing while the app holds everything back.
+    fn opens_at(
+        &self,
+        origin: &Origin,
+        principal: Option<&str>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        if self.is_paused() || *self.mode.borrow() == ConnectivityMode::Offline {
+            return None;
+        }
         let gates = self.gates();
         let principal = GateKey::Principal(principal.map(str::to_owned));
-        let is_open = |gate: Option<&Gate>| gate.is_none_or(|gate| !gate.is_closed(now));
-        is_open(gates.origin(origin)) && is_open(gates.get(&principal))
+        let closed = [gates.origin(origin), gates.get(&principal)];
+        let opens = closed.into_iter().flatten().map(|gate| gate.closed_until);
+        Some(opens.fold(now, Timestamp::max))
+    }
+
+    /// Wakes the worker for an action that was just queued, unless it will look in time by itself.
+    ///
+    /// The worker counts as awake from before its look at the store until its next sleep: an action that it did not
+    /// see is woken for.
+    pub(crate) fn wake_for(&self, record: &Record) {
+        let now = self.now();
+        let is_awaited = match self.opens_at(&record.origin, record.principal.as_deref(), now) {
+            Some(opens) => {
+                opens > now && opens.as_millis() >= self.sleeps_until.load(Ordering::SeqCst)
+            }
+            None => true,
+        };
+        if !is_awaited || record.expires.is_some() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The worker sleeps until then; for ever when there is no time.
+    pub(crate) fn sleeps_until(&self, timer: Option<Timestamp>) {
+        let millis = timer.map_or(u64::MAX, Timestamp::as_millis);
+        self.sleeps_until.store(millis, Ordering::SeqCst);
     }
 
     /// Recomputes whether the base origin is believed to be there, and tells who watches.
@@ -297,6 +334,15 @@ impl Parts {
         };
         self.connection
             .send_if_modified(|current| std::mem::replace(current, belief) != belief);
+    }
+
+    /// Publishes the newest counts. A store that cannot tell them now changes nothing about what it took: the verb before
+    /// is done, and its caller must hear so.
+    pub(crate) async fn publish_totals(&self) {
+        match self.store.totals().await {
+            Ok(totals) => self.hub.set_totals(totals),
+            Err(error) => tracing::warn!(%error, "the counts are not up to date"),
+        }
     }
 
     /// Takes the turn in a named lane: its direct sends go one at a time, in the order of the calls.

@@ -29,6 +29,22 @@ const WORD_BYTES_MAX: usize = 255;
 ///
 /// What is wrong with it is told by [`send`](Self::send) and [`enqueue`](Self::enqueue), before anything is
 /// kept or sent.
+///
+/// ```
+/// # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {
+/// use std::time::Duration;
+///
+/// let ticket = vault
+///     .post("/jobs/7/photos")
+///     .header("content-type", "image/jpeg")
+///     .body(vec![0xff, 0xd8])
+///     .lane("job-7")
+///     .tag("photo")
+///     .expires_in(Duration::from_secs(7 * 24 * 60 * 60))
+///     .enqueue()
+///     .await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "a request does nothing until `send()` or `enqueue()`"]
 pub struct RequestBuilder {
@@ -176,6 +192,16 @@ impl RequestBuilder {
     /// The same key with the same method, URL and body gives the same ticket again, and nothing new is queued; with
     /// another request it is an [`ErrorKind::IdempotencyConflict`]. Make it from what the request *is* (an order
     /// number), never from the time.
+    ///
+    /// # An app that does not know whether it saved a request
+    ///
+    /// ```
+    /// # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {
+    /// let once = vault.post("/orders").body("two coffees").idempotency_key("order-4711").enqueue().await?;
+    /// let again = vault.post("/orders").body("two coffees").idempotency_key("order-4711").enqueue().await?;
+    /// assert_eq!(once.id(), again.id());
+    /// # Ok(()) }
+    /// ```
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
@@ -195,6 +221,16 @@ impl RequestBuilder {
     }
 
     /// An action of the same lane with the same coalescing key that was never attempted is superseded by this one.
+    ///
+    /// # Only the newest is wanted
+    ///
+    /// ```
+    /// # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {
+    /// for text in ["D", "De", "Dear"] {
+    ///     let ticket = vault.put("/drafts/5").body(text).lane("draft-5").coalesce("text").enqueue().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn coalesce(mut self, key: impl Into<String>) -> Self {
         self.coalesce = Some(key.into());
         self
@@ -239,6 +275,18 @@ impl RequestBuilder {
     }
 
     /// Sends it now, or keeps it on disk for later.
+    ///
+    /// ```
+    /// # async fn example(vault: &syncvault::SyncVault) -> Result<(), Box<dyn std::error::Error>> {
+    /// use syncvault::Outcome;
+    ///
+    /// match vault.post("/orders").body("two coffees").send().await? {
+    ///     Outcome::Sent(response) if response.status().is_success() => println!("{}", response.text().await?),
+    ///     Outcome::Sent(response) => println!("refused: {}", response.status()),
+    ///     Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// Dropping the future loses nothing: what is on disk is delivered, what is not was not acknowledged.
     ///

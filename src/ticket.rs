@@ -10,6 +10,22 @@ use crate::store::Find;
 
 /// The handle of a queued action. Keep its [`id`](Ticket::id): `SyncVault::ticket` gives the ticket
 /// back, also after a restart.
+///
+/// # The answer to a request that was sent much later
+///
+/// ```
+/// # async fn example(vault: &syncvault::SyncVault, id: syncvault::ActionId) -> syncvault::Result<()> {
+/// use syncvault::End;
+///
+/// if let Some(ticket) = vault.ticket(id).await? {
+///     match ticket.wait().await? {
+///         End::Delivered(answer) => println!("{}: {} bytes", answer.status, answer.body.len()),
+///         End::Dead(reason) => println!("{reason}"),
+///         end => println!("{end:?}"),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 
 pub struct Ticket {

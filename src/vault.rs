@@ -163,6 +163,18 @@ impl SyncVault {
     /// An origin that is believed to be unreachable is tried all the same: the caller may know better. Backoffs and
     /// what servers asked for are kept.
     ///
+    /// # A program that sends what it can, and ends
+    ///
+    /// ```
+    /// # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let report = vault.process_queue().await?;
+    /// println!("{} delivered, {} left: {:?}", report.delivered, report.remaining, report.stopped);
+    /// vault.shutdown(Duration::from_secs(5)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Closed`] after a shutdown; storage errors.
@@ -198,6 +210,23 @@ impl SyncVault {
     }
 
     /// A page of what is queued or in flight, lane by lane, each in its order.
+    ///
+    /// # All of it, page by page
+    ///
+    /// ```
+    /// # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {
+    /// use syncvault::Paging;
+    ///
+    /// let mut paging = Some(Paging::default());
+    /// while let Some(page) = paging {
+    ///     let listing = vault.pending_actions(page).await?;
+    ///     for action in listing.items {
+    ///         println!("{} {} {}", action.id, action.method, action.url);
+    ///     }
+    ///     paging = listing.next;
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -292,6 +321,18 @@ impl SyncVault {
 
     /// Takes a queued action back, if no byte of it can have left.
     ///
+    /// ```
+    /// # async fn example(vault: &syncvault::SyncVault, id: syncvault::ActionId) -> syncvault::Result<()> {
+    /// use syncvault::Cancellation;
+    ///
+    /// match vault.cancel(id).await? {
+    ///     Cancellation::Cancelled => println!("it will never be sent"),
+    ///     Cancellation::TooLate => println!("it has ended already"),
+    ///     _ => println!("the server may have seen it: ask the server"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] for an unknown id; storage errors.
@@ -303,7 +344,7 @@ impl SyncVault {
                 for record in &records {
                     parts.hub.publish(record, EventKind::Cancelled, now);
                 }
-                parts.hub.set_totals(parts.store.totals().await?);
+                parts.publish_totals().await;
                 parts.wake.notify_one();
                 Ok(Cancellation::Cancelled)
             }
@@ -358,6 +399,21 @@ impl SyncVault {
 
     /// All events from now on. A reader that is too slow loses some, and each event tells how many were lost before
     /// it; delivery never waits for readers.
+    ///
+    /// ```
+    /// # async fn example(vault: &syncvault::SyncVault) {
+    /// use syncvault::EventKind;
+    ///
+    /// let mut events = vault.events();
+    /// while let Some(event) = events.next().await {
+    ///     match event.kind {
+    ///         EventKind::Succeeded { status } => println!("{} delivered: {status}", event.key),
+    ///         EventKind::DeadLettered { reason } => println!("{} is dead: {reason}", event.key),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn events(&self) -> Events {
         self.parts().hub.subscribe()
@@ -394,6 +450,22 @@ impl SyncVault {
     }
 
     /// The state of the whole vault, now and whenever it changes.
+    ///
+    /// ```
+    /// # async fn example(vault: &syncvault::SyncVault) {
+    /// use syncvault::Status;
+    ///
+    /// let mut changes = vault.watch_status();
+    /// while let Some(status) = changes.next().await {
+    ///     let icon = match status {
+    ///         Status::Synced(_) => "all saved",
+    ///         Status::Pending(_) | Status::Syncing(_) => "saving",
+    ///         _ => "needs you",
+    ///     };
+    ///     println!("{icon}, {} to go", status.counts().pending);
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn watch_status(&self) -> StatusChanges {
         self.parts().hub.watch()

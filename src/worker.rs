@@ -18,7 +18,7 @@ use crate::action::{ActionId, Answer, Origin, Record, State};
 use crate::attempt::{self, Finished, Reply, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::connectivity::{NetworkChanges, Reach};
-use crate::decide::{Gate, GateKey, GateReason, Settlement, open_gate};
+use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settlement, open_gate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Draining, Parts, sleep_until};
@@ -78,13 +78,14 @@ pub(crate) struct Worker {
     is_hungry: bool,
     timer: Option<Timestamp>,
     failures: u32,
-    seen: (Timestamp, Instant),
+    started: Instant,
+    clocks: ClockWatch,
 }
 
 impl Worker {
     pub(crate) fn new(parts: Arc<Parts>, mail: Mail) -> Self {
         let changes = parts.connectivity.changes();
-        let seen = (parts.now(), Instant::now());
+        let clocks = ClockWatch::new(parts.now(), Duration::ZERO);
         Self {
             parts,
             mail,
@@ -101,7 +102,8 @@ impl Worker {
             is_hungry: true,
             timer: None,
             failures: 0,
-            seen,
+            started: Instant::now(),
+            clocks,
         }
     }
 
@@ -126,6 +128,7 @@ impl Worker {
     async fn wait(&mut self) {
         let clock = self.parts.clock.clone();
         let stop_at = self.stopping.as_ref().map(|s| s.until);
+        self.parts.sleeps_until(self.timer);
         tokio::select! {
             Some(report) = self.mail.reports.recv() => self.on_report(report),
             control = self.mail.control.recv(), if self.has_handles => self.on_control(control),
@@ -135,6 +138,7 @@ impl Worker {
             () = sleep_until(&*clock, self.timer) => self.is_hungry = true,
             () = until(stop_at) => self.abort_running(),
         }
+        self.parts.sleeps_until(None);
     }
 
     /// Settles what finished and leases what may go, in one commit; then publishes and starts.
@@ -231,6 +235,9 @@ impl Worker {
 
     fn publish(&mut self, done: &Advanced) {
         let now = self.parts.now();
+        // Counts first: who hears of an event may ask for them.
+        self.parts.hub.set_totals(done.totals);
+        self.parts.refresh_connection();
         let finished = std::mem::take(&mut self.finished);
         for (finished, record) in finished.into_iter().zip(&done.settled) {
             // A poison request makes a gateway answer 502 for ever. Only another answer of the origin tells
@@ -252,8 +259,6 @@ impl Worker {
         for record in &done.expired {
             self.parts.hub.publish(record, EventKind::Expired, now);
         }
-        self.parts.hub.set_totals(done.totals);
-        self.parts.refresh_connection();
     }
 
     fn publish_settled(&mut self, finished: Finished, record: &Record, now: Timestamp) {
@@ -264,6 +269,13 @@ impl Worker {
             answer,
             ..
         } = finished.settle;
+        let is_counted = matches!(
+            result,
+            Settlement::Retry {
+                counts: Counted::Yes,
+                ..
+            }
+        );
         let kind = match (&record.state, result) {
             (_, Settlement::Returned) => EventKind::Returned { status },
             (State::Delivered { status, .. }, _) => EventKind::Succeeded { status: *status },
@@ -280,6 +292,7 @@ impl Worker {
                     error,
                     status,
                     next: *due,
+                    is_counted,
                 }
             }
             _ => return,
@@ -410,22 +423,21 @@ impl Worker {
         self.passes.end(counts.pending, stopped);
     }
 
-    /// A wall clock that was set back would make due times lie far ahead: pull them in.
+    /// A wall clock that was set back makes due times lie far ahead: they are pulled in. One that jumped ahead
+    /// mostly means that the machine slept: the network is looked at.
     async fn notice_clock_jump(&mut self) -> Result<()> {
-        const TOLERANCE: Duration = Duration::from_secs(5);
-        let (wall, mono) = (self.parts.now(), Instant::now());
-        let (wall_before, mono_before) = std::mem::replace(&mut self.seen, (wall, mono));
-        let expected = wall_before.after(mono.duration_since(mono_before));
-        if expected.since(wall) > TOLERANCE {
-            tracing::warn!(
-                back_ms = expected.since(wall).as_millis(),
-                "the clock was set back"
-            );
-            let until = wall.after(self.parts.options.policy.wait_max());
-            self.parts.store.amend(Amend::Hasten { until }).await?;
-            self.parts.gates().hasten(until);
-            self.is_hungry = true;
+        let jump = self.clocks.look(self.parts.now(), self.started.elapsed());
+        match jump {
+            None => return Ok(()),
+            Some(Jump::Back(by)) => {
+                tracing::warn!(back_ms = by.as_millis(), "the clock was set back");
+                let until = self.parts.now().after(self.parts.options.policy.wait_max());
+                self.parts.store.amend(Amend::Hasten { until }).await?;
+                self.parts.gates().hasten(until);
+            }
+            Some(_) => self.probe(),
         }
+        self.is_hungry = true;
         Ok(())
     }
 
@@ -439,7 +451,10 @@ impl Worker {
         for finished in &mut self.finished {
             // Its action is on disk: whoever waits for the settle need not wait for the disk.
             drop(finished.reply.take());
+            // Nor need the next of its lane: the store queues it behind this one, or says that it cannot.
+            drop(finished.turn.take());
         }
+        self.passes.fail(error);
         self.failures = self.failures.saturating_add(1);
         let pause = Duration::from_secs(1 << self.failures.min(5));
         tracing::error!(%error, pause_s = pause.as_secs(), "the store failed, will try again");

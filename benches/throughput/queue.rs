@@ -34,10 +34,11 @@ const NOWHERE: &str = "http://127.0.0.1:9";
 /// The runs of one contender, one for each round.
 type Runs = Vec<Run>;
 
+/// Measures once, in a directory of its own.
+type Contender<'a> = &'a dyn Fn(&Path) -> Outcome<Run>;
+
 /// Runs every contender once in each round, each in a directory of its own, each round another one first.
-fn interleave<const N: usize>(
-    contenders: [&dyn Fn(&Path) -> Outcome<Run>; N],
-) -> Outcome<[Runs; N]> {
+fn interleave<const N: usize>(contenders: [Contender<'_>; N]) -> Outcome<[Runs; N]> {
     let mut runs = [const { Runs::new() }; N];
     for round in 0..ROUNDS {
         for turn in 0..N {

@@ -69,6 +69,6 @@ pub struct Counts {
     pub retained: u64,
     /// Bytes of their answers.
     pub retained_bytes: u64,
-    /// When the oldest pending action was made.
+    /// When the oldest of the actions that are first in their lanes was made.
     pub oldest: Option<Timestamp>,
 }

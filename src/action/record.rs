@@ -74,7 +74,8 @@ pub struct Record {
     /// Higher goes first among lanes that are ready; lane order is never broken.
     #[serde(default)]
     pub priority: i8,
-    /// A newer action with the same one, in the same lane, takes the place of this one before its first attempt.
+    /// A newer action with the same one, in the same lane, supersedes this one before its first attempt; the newer one
+    /// is queued at the end of the lane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<String>,
     /// Hash of method, URL and body: the same key with another hash is a conflict.

@@ -7,7 +7,6 @@ mod net_watch;
 #[path = "no_watch.rs"]
 mod net_watch;
 mod probe;
-mod wake;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -18,7 +17,6 @@ use futures_core::Stream;
 use crate::action::Origin;
 
 pub use probe::ProbeConnectivity;
-pub use wake::WakeWatch;
 
 /// Whether an origin can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -77,6 +78,9 @@ fn is_vault_or_empty(path: &Path) -> Result<bool> {
     Ok(entries.next().is_none())
 }
 
+/// How long one waits for a store of this very process: a dropped one closes behind the back of its owner.
+const OWN_PATIENCE: Duration = Duration::from_secs(1);
+
 fn lock(path: &Path) -> Result<File> {
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
         let text = format!("{} is not a plain file; remove it", path.display());
@@ -86,10 +90,20 @@ fn lock(path: &Path) -> Result<File> {
     options.read(true).write(true).create(true).truncate(false);
     private_file(&mut options);
     let mut file = options.open(path).map_err(|e| failed("open", path, e))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(locked(path, &mut file)),
-        Err(TryLockError::Error(e)) => return Err(failed("lock", path, e)),
+    let patience = Instant::now() + OWN_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {
+                let holder = holder(&mut file);
+                let is_us = holder == Some(std::process::id());
+                if !is_us || Instant::now() > patience {
+                    return Err(locked(path, holder));
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed("lock", path, e)),
+        }
     }
     restrict_file(path)?;
     write_pid(&mut file).map_err(|e| failed("write", path, e))?;
@@ -102,12 +116,19 @@ fn write_pid(file: &mut File) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-fn locked(path: &Path, file: &mut File) -> Error {
+/// The pid that the lock file names.
+fn holder(file: &mut File) -> Option<u32> {
     let mut pid = String::new();
-    let holder = match file.take(32).read_to_string(&mut pid) {
-        Ok(_) if !pid.trim().is_empty() => format!("process {}", pid.trim()),
-        _ => "another process".to_owned(),
-    };
+    file.rewind().ok()?;
+    file.take(32).read_to_string(&mut pid).ok()?;
+    pid.trim().parse().ok()
+}
+
+fn locked(path: &Path, holder: Option<u32>) -> Error {
+    let holder = holder.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    );
     let dir = path.parent().unwrap_or(path).display();
     Error::new(
         ErrorKind::Locked,
@@ -191,10 +212,6 @@ fn restrict_file(path: &Path) -> Result<()> {
 }
 
 /// Restricts everything below a directory: files that an engine made.
-#[cfg_attr(
-    not(feature = "sled"),
-    expect(dead_code, reason = "for engines on disk")
-)]
 pub(super) fn restrict_below(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(|e| failed("list", dir, e))? {
         let path = entry.map_err(|e| failed("list", dir, e))?.path();

@@ -1,4 +1,11 @@
-//! Helps for tests, behind the feature `test-util`: the store contract suite.
-//! Nothing here is part of a running vault.
+//! Helps for tests, behind the feature `test-util`: the store contract suite, and a clock, a server and a faulty
+//! store to put in the seams. Nothing here is part of a running vault.
 
+mod clock;
 pub mod contract;
+mod faults;
+mod server;
+
+pub use clock::TestClock;
+pub use faults::{Fault, Faults, FaultyStore, Verb};
+pub use server::{FakeServer, FakeTransport, Reply, Seen};

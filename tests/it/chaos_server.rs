@@ -35,9 +35,12 @@ pub(crate) struct ChaosServer {
     shared: Arc<Shared>,
     address: SocketAddr,
     port: Mutex<Port>,
+    /// Holds the port from start to end, listening or not: a port that is let go for a moment may become the
+    /// local port of some other test's connection.
+    _held: TcpSocket,
 }
 
-/// The port is held while the server is down, so that nobody else gets it: bound sockets that do not listen refuse.
+/// Bound sockets that do not listen refuse.
 enum Port {
     Up {
         stop: oneshot::Sender<()>,
@@ -59,6 +62,7 @@ struct Book {
     script: Option<Script>,
     always: Behaviour,
     always_on: HashMap<String, Behaviour>,
+    keeps_digests: bool,
     ledger: Ledger,
 }
 
@@ -71,6 +75,7 @@ impl ChaosServer {
             script: None,
             always: Behaviour::status(200),
             always_on: HashMap::new(),
+            keeps_digests: false,
             ledger: Ledger::default(),
         };
         let shared = Arc::new(Shared {
@@ -82,7 +87,8 @@ impl ChaosServer {
         let server = Self {
             shared,
             address,
-            port: Mutex::new(Port::Down(socket)),
+            port: Mutex::new(Port::Down(bind(address))),
+            _held: socket,
         };
         server.up().await;
         server
@@ -147,6 +153,12 @@ impl ChaosServer {
         self
     }
 
+    /// From now on, keeps the [`digest`] of each body in its place, and no raw bytes: for long runs.
+    pub(crate) fn keep_digests(&self) -> &Self {
+        self.book().keeps_digests = true;
+        self
+    }
+
     /// Every whole request, in order of arrival.
     pub(crate) fn received(&self) -> Vec<Received> {
         self.book().ledger.received.clone()
@@ -155,6 +167,16 @@ impl ChaosServer {
     /// Everything that was done, in order. At a key that was honoured: once.
     pub(crate) fn effects(&self) -> Vec<Effect> {
         self.book().ledger.effects.clone()
+    }
+
+    /// For each of [`effects`](Self::effects), the place in [`received`](Self::received) of the request that had it.
+    pub(crate) fn effects_at(&self) -> Vec<usize> {
+        self.book().ledger.effects_at.clone()
+    }
+
+    /// For each of [`received`](Self::received), the status that was planned for it, also if it never left.
+    pub(crate) fn statuses(&self) -> Vec<u16> {
+        self.book().ledger.statuses.clone()
     }
 
     /// The keys of [`effects`](Self::effects), in order; `-` for an effect without a key.
@@ -292,7 +314,10 @@ impl Shared {
     }
 
     fn heard(&self, connection: u64, bytes: &[u8]) {
-        self.book().ledger.heard(connection, bytes);
+        let mut book = self.book();
+        if !book.keeps_digests {
+            book.ledger.heard(connection, bytes);
+        }
     }
 
     fn cut(&self) {
@@ -318,8 +343,11 @@ impl Shared {
     }
 
     /// Notes a request, applies its effect if that is the plan, and says what goes back.
-    fn decide(&self, received: Received) -> Behaviour {
+    fn decide(&self, mut received: Received) -> Behaviour {
         let mut book = self.book();
+        if book.keeps_digests {
+            received.body = digest(&received.body);
+        }
         let nth = book.ledger.received.len();
         let planned = book.plan(&received, nth).resolve(nth);
         let behaviour = book.ledger.enter(received, planned);
@@ -352,6 +380,8 @@ impl Book {
 fn bind(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("reuse the address");
+    #[cfg(unix)]
+    socket.set_reuseport(true).expect("reuse the port");
     socket.bind(address).expect("bind");
     socket
 }
@@ -369,6 +399,11 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: oneshot
     }
     drop(listener);
     connections.shutdown().await;
+}
+
+/// What stands for a body where only its sameness matters.
+pub(crate) fn digest(body: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(blake3::hash(body).as_bytes())
 }
 
 /// A body of so many bytes that do not repeat in a simple way.

@@ -1,9 +1,23 @@
 //! The one integration test binary: linking once is cheap. One module per story.
 
+/// Seeded chaos on whole vaults with a checker, and the stories of the fault catalogue.
+mod chaos;
 /// A scripted HTTP server on raw TCP that does what servers and networks do on bad days.
 mod chaos_server;
+/// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
+#[cfg(feature = "sled")]
+mod crash;
 /// The direction between modules, and small files.
 mod layout;
+/// Power cuts, with root and a loop device only.
+#[cfg(feature = "sled")]
+mod power_cut;
+/// Every rule of the public store contract, on each store of the crate.
+#[cfg(feature = "test-util")]
+mod store_contract;
+/// Fail the Nth store call, drop the Nth await.
+#[cfg(feature = "test-util")]
+mod store_faults;
 /// Whole-vault stories over real HTTP.
 mod story;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.

@@ -1,11 +1,13 @@
 //! The worker's verb: settle, set gates, expire, lease, all in one commit.
 
+use std::collections::BTreeSet;
+
 use super::Engine;
 use super::ending::change_state;
 use super::keys;
 use super::queue::Queue;
 use super::records::{Found, Kept};
-use crate::action::{Change, Record, State, WireState};
+use crate::action::{Change, Origin, Record, State, WireState};
 use crate::clock::Timestamp;
 use crate::decide::{Counted, Settlement};
 use crate::error::Result;
@@ -34,12 +36,13 @@ impl<E: Engine> Queue<E> {
         }
         done.expired = self.expire(now)?;
         self.arm(now)?;
-        if let Some(lease) = &advance.lease {
-            self.lease(lease, now, &mut done)?;
-        }
+        let taken = match &advance.lease {
+            Some(lease) => self.lease(lease, now, &mut done)?,
+            None => BTreeSet::new(),
+        };
         self.trim(&advance.retention, now)?;
         self.arm(now)?;
-        done.next_due = self.next_due()?;
+        done.next_due = self.next_due(&taken)?;
         done.next_expiry = self.next_expiry()?;
         done.totals = self.totals_now()?;
         Ok(done)
@@ -178,8 +181,8 @@ impl<E: Engine> Queue<E> {
             .transpose()
     }
 
-    /// The earliest time at which a head can be leased.
-    fn next_due(&mut self) -> Result<Option<Timestamp>> {
+    /// The earliest time at which a head can be leased, without the origins that have no slot left.
+    fn next_due(&mut self, taken: &BTreeSet<Origin>) -> Result<Option<Timestamp>> {
         let mut next: Option<Timestamp> = None;
         for group in self.ready.groups() {
             let Some((head, _)) = self.ready.first(&self.txn, group)? else {
@@ -188,6 +191,9 @@ impl<E: Engine> Queue<E> {
             let Some(pair) = self.gates.pair(head.gate_no) else {
                 continue;
             };
+            if taken.contains(&pair.0) {
+                continue;
+            }
             let due = head.due.max(self.gates.open_at(pair, &[]));
             next = Some(next.map_or(due, |next| next.min(due)));
         }

@@ -71,6 +71,9 @@ impl<E: Engine> Queue<E> {
                 Found::Record(old) => old,
                 Found::Newer | Found::Damaged => return Ok(Some(Appended::Conflict { id })),
             };
+            if id != new.id && is_key_free(&old) {
+                continue;
+            }
             if is_forgotten(&old, append) {
                 self.unretain(&old)?;
             } else if old.fingerprint == new.fingerprint {
@@ -206,6 +209,14 @@ fn is_untried(record: &Record) -> bool {
     matches!(record.state, State::Queued { .. })
         && record.wire == WireState::NeverSent
         && record.attempts == 0
+}
+
+/// What was taken back, came too late or was replaced never happened: its key may be used again.
+fn is_key_free(old: &Record) -> bool {
+    matches!(
+        old.state,
+        State::Cancelled { .. } | State::Expired { .. } | State::Superseded { .. }
+    )
 }
 
 /// A settled action whose key is no longer remembered.

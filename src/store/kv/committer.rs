@@ -139,9 +139,12 @@ impl Status {
     }
 }
 
+/// Commands that share a commit.
+type Group<E> = Vec<Box<dyn Work<E>>>;
+
 /// A group whose commit is over, one way or the other.
 struct Ran<E> {
-    group: Vec<Box<dyn Work<E>>>,
+    group: Group<E>,
     failure: Option<Error>,
     /// Files that nothing refers to any more.
     garbage: Vec<String>,
@@ -181,7 +184,7 @@ impl<E: Engine> Runner<E> {
     }
 
     /// Runs a group in one commit. What is left to do is to answer it.
-    fn run(&mut self, mut group: Vec<Box<dyn Work<E>>>) -> Ran<E> {
+    fn run(&mut self, mut group: Group<E>) -> Ran<E> {
         let Some(queue) = &mut self.queue else {
             let failure = Some(self.status.gone());
             return Ran {
@@ -384,7 +387,7 @@ impl<'a, E> Crowd<'a, E> {
 
     /// Waits for the first, takes all who are there, and gives the others a little time. Nothing when there is
     /// nobody left who could come.
-    fn gather(&mut self) -> Option<(Vec<Box<dyn Work<E>>>, Option<oneshot::Sender<()>>)> {
+    fn gather(&mut self) -> Option<(Group<E>, Option<oneshot::Sender<()>>)> {
         let mut group = Vec::with_capacity(self.expected);
         let mut next = match self.waiting.pop_front() {
             Some(first) => Some(first),

@@ -21,12 +21,13 @@ struct Choice {
 }
 
 impl<E: Engine> Queue<E> {
+    /// Leases what it may, and tells which origins have no slot left.
     pub(super) fn lease(
         &mut self,
         lease: &Lease,
         now: Timestamp,
         done: &mut Advanced,
-    ) -> Result<()> {
+    ) -> Result<BTreeSet<Origin>> {
         let room = lease.origin_slots.iter().cloned().collect();
         let heads = BTreeSet::new();
         let mut choice = Choice { heads, room };
@@ -51,7 +52,8 @@ impl<E: Engine> Queue<E> {
                 self.offer_all(lease, now, &mut choice)?;
             }
         }
-        Ok(())
+        let taken = choice.room.into_iter().filter(|(_, room)| *room == 0);
+        Ok(taken.map(|(origin, _)| origin).collect())
     }
 
     /// Offers the first head of every group whose gates are open.

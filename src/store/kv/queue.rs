@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
 
 /// How many lane rows and heads stay decoded between commits.
-const WARM_MAX: usize = 1024;
+const WARM_MAX: usize = 256;
 
 /// Of which run of the store this is, and what the app told it to remember.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

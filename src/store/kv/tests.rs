@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::advance::Step;
+use super::append::Incoming;
 use super::keys::{self, Place};
 use super::queue::Queue;
 use super::records::Kept;
@@ -510,4 +512,123 @@ async fn a_dropped_future_is_executed_all_the_same() {
     drop(store.append(vec![action("a", 1)]));
     let lane = store.lane(Lane::new("a").expect("lane")).await;
     assert_eq!(lane.expect("lane").pending, 1);
+}
+
+#[test]
+fn a_closed_gate_holds_and_a_forced_origin_passes_within_its_slots() {
+    let mut queue = queue();
+    for lane in ["a", "b", "c"] {
+        append(&mut queue, action(lane, 1));
+    }
+    let mut advance = lease(9, 2);
+    let key = GateKey::Origin(origin());
+    let gate = Gate::new(key, GateReason::RateLimited, at(50), at(2));
+    advance.gates = vec![gate.clone()];
+    let done = step(&mut queue, advance);
+    assert!(done.leased.is_empty());
+    assert_eq!(done.next_due, Some(at(50)));
+    let mut direct = action("d", 3);
+    direct.direct = Direct::Alone;
+    let done = append(&mut queue, direct);
+    assert!(matches!(done, Appended::Queued { .. }));
+
+    let mut forced = lease(9, 3);
+    if let Some(lease) = &mut forced.lease {
+        lease.forced = vec![origin()];
+        lease.origin_slots = vec![(origin(), 2)];
+    }
+    assert_eq!(step(&mut queue, forced).leased.len(), 2);
+    assert_eq!(queue.open(at(4)).expect("open").gates, [gate]);
+    assert_eq!(step(&mut queue, lease(9, 50)).leased.len(), 4);
+    check(&queue);
+}
+
+#[test]
+fn a_principals_gate_holds_what_is_sent_on_its_behalf_alone() {
+    let mut queue = queue();
+    for (lane, principal) in [("a", Some("u1")), ("b", Some("u2")), ("c", None)] {
+        let mut new = action(lane, 1);
+        new.record.principal = principal.map(str::to_owned);
+        append(&mut queue, new);
+    }
+    let mut advance = lease(9, 2);
+    let key = GateKey::Principal(Some("u1".to_owned()));
+    advance.gates = vec![Gate::new(key, GateReason::Unauthorized, at(50), at(2))];
+    let leased = step(&mut queue, advance).leased;
+    let lanes: Vec<&str> = leased.iter().map(|l| l.record.lane.as_str()).collect();
+    assert_eq!(lanes, ["b", "c"]);
+}
+
+#[test]
+fn direct_sends_that_fail_return_to_their_places() {
+    let mut queue = queue();
+    let mut held = Vec::new();
+    for now in 1..4 {
+        let mut new = action("a", now);
+        new.direct = Direct::SideBySide;
+        let Appended::Leased { record } = append(&mut queue, new) else {
+            panic!("nothing is queued")
+        };
+        assert_eq!((record.attempts, record.wire), (1, WireState::MaybeSent));
+        held.push(record);
+    }
+    let retry = || Settlement::Retry {
+        due: at(4),
+        counts: Counted::Yes,
+        backoff_ms: 1,
+    };
+    for record in held.iter().rev() {
+        let mut advance = lease(9, 4);
+        advance.settle = vec![settle(record, retry())];
+        let done = step(&mut queue, advance);
+        let is_last = record.id == held[0].id;
+        assert_eq!(done.leased.len(), usize::from(is_last));
+        let stale = step(&mut queue, {
+            let mut again = Advance::new(at(4), Retention::default());
+            again.settle = vec![settle(record, retry())];
+            again
+        });
+        assert_eq!(stale.settled, [None]);
+        check(&queue);
+    }
+    let mut late = action("a", 5);
+    late.direct = Direct::SideBySide;
+    assert!(matches!(append(&mut queue, late), Appended::Queued { .. }));
+    let page = queue.page(Query::first(Part::Pending, 2)).expect("page");
+    assert_eq!(page.records.len(), 2);
+    let mut rest = Query::first(Part::Pending, 9);
+    rest.after = page.next;
+    let rest = queue.page(rest).expect("page");
+    assert_eq!((rest.records.len(), rest.next), (2, None));
+    assert_eq!(page.records[0].id, held[0].id);
+    assert_eq!(rest.records[0].id, held[2].id);
+}
+
+#[test]
+fn the_key_of_a_settled_action_is_known_until_its_time_is_over() {
+    let mut queue = queue();
+    let keyed = |now, fingerprint: &str| {
+        let mut new = action("a", now);
+        new.record.key = Some("k".to_owned());
+        new.record.fingerprint = fingerprint.to_owned();
+        new.key_retention = Duration::from_millis(100);
+        new
+    };
+    let first = keyed(1, "same");
+    let id = first.record.id;
+    append(&mut queue, first);
+    let record = step(&mut queue, lease(1, 2)).leased.remove(0).record;
+    let mut advance = Advance::new(at(3), Retention::default());
+    advance.settle = vec![settle(&record, Settlement::Delivered { status: 200 })];
+    step(&mut queue, advance);
+    let Appended::Known { record } = append(&mut queue, keyed(50, "same")) else {
+        panic!("known")
+    };
+    assert_eq!(record.id, id);
+    let done = append(&mut queue, keyed(50, "other"));
+    assert!(matches!(done, Appended::Conflict { id: known } if known == id));
+    let done = append(&mut queue, keyed(103, "other"));
+    assert!(matches!(done, Appended::Queued { .. }));
+    assert!(queue.get(&Find::Id(id)).expect("get").is_none());
+    check(&queue);
 }

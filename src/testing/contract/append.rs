@@ -12,7 +12,7 @@ pub async fn a_fresh_place_is_empty(factory: &impl StoreFactory) {
     assert_eq!(rig.opened.totals, crate::store::Totals::default());
     assert_eq!(rig.totals().await, crate::store::Totals::default());
     assert!(rig.opened.gates.is_empty() && rig.opened.reclaimed.is_empty());
-    assert!(!rig.opened.is_paused);
+    assert!(rig.opened.is_balanced && !rig.opened.is_paused);
     assert_eq!(rig.lane("a").await, crate::store::LaneTotals::default());
     for part in [Part::Pending, Part::Dead, Part::Settled] {
         assert!(rig.all(part, 10).await.is_empty());

@@ -123,16 +123,16 @@ pub async fn a_requeued_dead_letter_goes_to_the_end_of_its_lane(factory: &impl S
     assert!(rig.record(dead.id).await.attempts > dead.attempts);
 }
 
-/// The lane was waiting for it: it is free, and the requeued one is the last in it.
+/// The lane was waiting for it: it is free, and the requeued one is at its old place, the first.
 pub async fn requeueing_the_dead_letter_frees_its_lane(factory: &impl StoreFactory) {
     let rig = rig(factory).await;
     let dead = rig.dead_letter(rig.draft("a"), DeadLane::Block).await;
     let later = rig.queue(rig.draft("a")).await;
     rig.requeue(dead.id).await;
     assert_eq!(rig.lane("a").await.blocked_by, None);
-    assert_eq!(rig.lane("a").await.head, Some(later.id));
+    assert_eq!(rig.lane("a").await.head, Some(dead.id));
     assert_eq!(rig.totals().await.counts.blocked_lanes, 0);
-    for want in [later.id, dead.id] {
+    for want in [dead.id, later.id] {
         let leased = rig.lease_only().await;
         assert_eq!(leased.id, want);
         rig.deliver(&leased).await;

@@ -59,6 +59,15 @@ pub async fn a_direct_send_never_overtakes_a_queued_action(factory: &impl StoreF
     is_queued(&rig, Direct::SideBySide).await;
 }
 
+/// What its lane leased from the queue is held by the lane too: a direct send does not pass it on the wire.
+pub async fn a_direct_send_never_overtakes_what_was_leased(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    rig.queue(rig.draft("a")).await;
+    let leased = rig.lease_only().await;
+    is_queued(&rig, Direct::SideBySide).await;
+    rig.deliver(&leased).await;
+}
+
 /// In one batch too, the first of a lane is the only one that is alone.
 pub async fn one_batch_leases_one_alone_of_a_lane(factory: &impl StoreFactory) {
     let rig = rig(factory).await;

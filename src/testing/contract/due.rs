@@ -118,7 +118,7 @@ pub async fn the_timer_always_moves_on(factory: &impl StoreFactory) {
         rig.now = due;
         let advanced = rig.advance(rig.leasing(100)).await;
         assert!(!advanced.leased.is_empty() || !advanced.expired.is_empty());
-        next = advanced.next_due;
+        next = advanced.next_wake();
         for lease in advanced.leased {
             let mut step = rig.leasing(100);
             step.settle.push(settle_of(

@@ -160,11 +160,14 @@ pub async fn a_lease_counts_its_attempt_and_keeps_its_times(factory: &impl Store
     rig.queue(rig.draft("a")).await;
     rig.wait(10);
     let first = rig.now;
+    let mut previous = None;
     for attempt in 1..=3 {
         let record = rig.lease_only().await;
         assert_eq!(record.attempts, attempt);
         assert_eq!(record.first_attempt, Some(first));
         assert_eq!(record.last_attempt, Some(rig.now));
+        assert_eq!(record.previous_attempt, previous);
+        previous = record.last_attempt;
         rig.retry(&record, rig.at(5)).await;
         rig.wait(10);
     }

@@ -27,7 +27,7 @@ impl<F: StoreFactory> Rig<'_, F> {
     /// Counts and ledger, which must agree.
     pub(super) async fn totals(&self) -> Totals {
         let totals = self.store.totals().await.expect("totals");
-        let Totals { counts, ledger } = totals;
+        let Totals { counts, ledger, .. } = totals;
         assert!(ledger.is_balanced(), "the ledger is balanced: {ledger:?}");
         assert_eq!(
             counts.pending, ledger.pending,
@@ -64,7 +64,11 @@ impl<F: StoreFactory> Rig<'_, F> {
         let mut records = Vec::new();
         let mut after = None;
         loop {
-            let page = self.page(part.clone(), after, limit).await;
+            let page = self.page(part.clone(), after.clone(), limit).await;
+            assert!(
+                page.next.is_none() || page.next != after,
+                "a cursor moves on"
+            );
             records.extend(page.records);
             after = page.next;
             if after.is_none() {

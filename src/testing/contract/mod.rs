@@ -190,6 +190,7 @@ macro_rules! __store_contract_rules {
                 an_append_that_is_not_direct_is_queued
                 only_side_by_side_runs_beside_another
                 a_direct_send_never_overtakes_a_queued_action
+                a_direct_send_never_overtakes_what_was_leased
                 one_batch_leases_one_alone_of_a_lane
                 a_direct_send_waits_at_a_closed_gate
                 a_direct_send_waits_while_the_vault_is_paused

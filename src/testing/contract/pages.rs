@@ -172,6 +172,7 @@ pub async fn a_lane_tells_what_it_holds(factory: &impl StoreFactory) {
     let want = |head: usize, pending, in_flight| crate::store::LaneTotals {
         pending,
         in_flight,
+        direct: 0,
         head: queued.get(head).map(|record| record.id),
         blocked_by: None,
     };
@@ -223,7 +224,7 @@ pub async fn the_oldest_pending_action_is_told(factory: &impl StoreFactory) {
     assert_eq!(oldest().await, None);
 }
 
-/// An old action that is sent back is pending again, as old as it is.
+/// An old action that is sent back is pending again; once it is first in its lane, it is as old as it is.
 pub async fn a_requeued_dead_letter_is_as_old_as_it_was(factory: &impl StoreFactory) {
     let mut rig = rig(factory).await;
     let dead = rig.dead_letter(rig.draft("a"), DeadLane::Skip).await;
@@ -231,5 +232,9 @@ pub async fn a_requeued_dead_letter_is_as_old_as_it_was(factory: &impl StoreFact
     let young = rig.queue(rig.draft("a")).await;
     assert_eq!(rig.totals().await.counts.oldest, Some(young.created));
     rig.requeue(dead.id).await;
+    assert_eq!(rig.totals().await.counts.oldest, Some(young.created));
+    let leased = rig.lease_only().await;
+    assert_eq!(leased.id, young.id);
+    rig.deliver(&leased).await;
     assert_eq!(rig.totals().await.counts.oldest, Some(dead.created));
 }

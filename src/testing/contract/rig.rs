@@ -143,6 +143,7 @@ impl<F: StoreFactory> Rig<'_, F> {
             opened,
             now,
         };
+        assert!(rig.opened.is_balanced, "nothing was lost without a name");
         assert_eq!(rig.opened.totals, rig.totals().await);
         rig
     }
@@ -262,7 +263,7 @@ impl<F: StoreFactory> Rig<'_, F> {
 
     /// What `next_due` is now, without leasing.
     pub(super) async fn next_due(&self) -> Option<Timestamp> {
-        self.advance(self.step()).await.next_due
+        self.advance(self.step()).await.next_wake()
     }
 
     /// Settles one attempt, which must be accepted.

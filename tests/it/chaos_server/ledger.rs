@@ -41,6 +41,10 @@ pub(crate) struct Effect {
 pub(super) struct Ledger {
     pub(super) received: Vec<Received>,
     pub(super) effects: Vec<Effect>,
+    /// For each effect, the place in `received` of the request that had it.
+    pub(super) effects_at: Vec<usize>,
+    /// For each request received, the status that was planned for it.
+    pub(super) statuses: Vec<u16>,
     pub(super) violations: Vec<String>,
     pub(super) connections: u64,
     pub(super) closed: usize,
@@ -99,7 +103,13 @@ impl Ledger {
     }
 
     /// Notes a request and applies its effect, if it shall have one. A key that is known gets its first answer again.
-    pub(super) fn enter(&mut self, received: Received, mut planned: Behaviour) -> Behaviour {
+    pub(super) fn enter(&mut self, received: Received, planned: Behaviour) -> Behaviour {
+        let behaviour = self.judge(received, planned);
+        self.statuses.push(behaviour.reply.status);
+        behaviour
+    }
+
+    fn judge(&mut self, received: Received, mut planned: Behaviour) -> Behaviour {
         assert!(self.received.len() < RECEIVED_MAX, "too many requests");
         let effect = received.effect();
         let is_read = matches!(effect.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE");
@@ -129,6 +139,7 @@ impl Ledger {
             self.by_key.insert(key, kept);
         }
         self.effects.push(effect);
+        self.effects_at.push(self.received.len() - 1);
     }
 }
 

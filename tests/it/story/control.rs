@@ -54,6 +54,27 @@ async fn a_bad_option_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
+async fn a_single_rule_goes_over_the_policy_in_any_order() {
+    let server = ChaosServer::start().await;
+    server.answers(500);
+    let mut policy = syncvault::RetryPolicy::default();
+    policy.backoff = syncvault::Backoff::fixed(Duration::from_millis(1));
+    let bare = || SyncVault::builder(server.url()).store(MemoryStore::new());
+    for builder in [
+        bare().max_retries(1).retry_policy(policy),
+        bare().retry_policy(policy).max_retries(1),
+    ] {
+        let vault = builder.build().await.expect("vault");
+        let ticket = enqueue(&vault, "a", "1").await;
+        let want = syncvault::DeadReason::RetriesExhausted {
+            attempts: 2,
+            status: Some(500),
+        };
+        assert_eq!(soon(ticket.wait()).await.expect("end"), End::Dead(want));
+    }
+}
+
+#[tokio::test]
 async fn a_bad_request_is_refused_before_anything_is_kept() {
     let server = ChaosServer::start().await;
     let vault = vault(&server).await;

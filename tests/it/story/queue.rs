@@ -155,6 +155,19 @@ async fn a_rejected_action_becomes_a_dead_letter_and_its_lane_goes_on() {
     let letters = vault.dead_letters();
     let listing = letters.list(Paging::default()).await.expect("list");
     let letter = &listing.items[0];
+    assert_eq!(
+        letters
+            .get(dead.id())
+            .await
+            .expect("get")
+            .expect("letter")
+            .at,
+        letter.at
+    );
+    assert!(
+        letters.get(next.id()).await.expect("get").is_none(),
+        "delivered, not dead"
+    );
     assert_eq!(letter.reason, DeadReason::Rejected { status: 422 });
     assert_eq!(letter.answer.as_ref().expect("answer").body, "no such shop");
     let again = letters.requeue(dead.id()).await.expect("requeue");

@@ -109,11 +109,14 @@ fn a_good_answer_resets_the_gate() {
 }
 
 #[test]
-fn other_answers_reset_nothing() {
+fn other_answers_tell_only_that_the_server_was_reached() {
     for status in [408, 425, 500, 599, UNKNOWN, 101] {
         let mut story = story();
-        story.gate = Some(story.gate(GateReason::Unreachable, Duration::ZERO, 3));
+        story.gate = Some(story.gate(GateReason::Unavailable, Duration::ZERO, 3));
         assert_eq!(story.answered(status).gate, None, "{status}");
+        story.gate = Some(story.gate(GateReason::Unreachable, Duration::ZERO, 3));
+        let gate = story.answered(status).gate.expect("reached");
+        assert_eq!(gate.failures, 0, "{status}");
     }
     let mut story = story();
     story.gate = Some(story.gate(GateReason::Unreachable, Duration::ZERO, 0));

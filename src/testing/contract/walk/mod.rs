@@ -213,6 +213,7 @@ impl<'f, F: StoreFactory> Walk<'f, F> {
         want.revision = got.revision;
         want.first_attempt = got.first_attempt;
         want.last_attempt = got.last_attempt;
+        want.previous_attempt = got.previous_attempt;
         want.backoff_ms = got.backoff_ms;
         want.last_status = got.last_status;
         want.last_error.clone_from(&got.last_error);

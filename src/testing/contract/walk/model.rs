@@ -18,6 +18,8 @@ pub(super) struct Kept {
     pub(super) place: u64,
     /// True for a dead letter that its lane waits for.
     pub(super) blocks: bool,
+    /// True for a direct send, as long as the lease it came in with lasts.
+    pub(super) is_direct: bool,
 }
 
 /// Everything.
@@ -196,18 +198,21 @@ impl Model {
         }
         let superseded = self.supersede(new, append.now);
         let pending = self.lane(&new.lane);
-        let queued = pending.iter().any(|kept| kept.is_queued());
+        let only_direct = pending
+            .iter()
+            .all(|kept| kept.is_in_flight() && kept.is_direct);
         let free = match append.direct {
             _ if self.is_paused => false,
             Direct::No => false,
             Direct::Alone => pending.is_empty(),
-            Direct::SideBySide => !queued,
+            Direct::SideBySide => only_direct,
         };
         let open = self.gates_open(new, &Lease::default()) <= append.now;
         let leased = free && open && self.blockers(&new.lane).is_empty();
         self.add(append);
         if leased {
             self.lease(new.id);
+            self.get_mut(new.id).is_direct = true;
             return Want::Leased;
         }
         Want::Queued { superseded }
@@ -235,6 +240,7 @@ impl Model {
             answer: None,
             place,
             blocks: false,
+            is_direct: false,
         });
     }
 
@@ -245,7 +251,9 @@ impl Model {
 
     pub(super) fn lease(&mut self, id: ActionId) {
         let epoch = self.epoch;
-        let record = &mut self.get_mut(id).record;
+        let kept = self.get_mut(id);
+        kept.is_direct = false;
+        let record = &mut kept.record;
         record.attempts += 1;
         record.wire = WireState::MaybeSent;
         let attempt = record.attempts;
@@ -354,6 +362,10 @@ impl Model {
             oldest: pending().map(|kept| kept.record.created).min(),
         };
         let ledger = self.ledger;
-        Totals { counts, ledger }
+        Totals {
+            commit: 0,
+            counts,
+            ledger,
+        }
     }
 }

@@ -244,13 +244,9 @@ impl<F: StoreFactory> Walk<'_, F> {
             .collect();
         let leased: HashSet<ActionId> = got.leased.iter().map(|one| one.record.id).collect();
         assert_eq!(leased.len(), got.leased.len(), "leased twice");
-        for stranger in leased.iter().filter(|id| !ready.contains_key(id)) {
-            let kept = self.model.get(*stranger);
-            panic!(
-                "leased but not ready: {kept:?}, by gates {:?}",
-                self.model.gates
-            );
-        }
+        let stranger = leased.iter().find(|id| !ready.contains_key(id));
+        let stranger = stranger.map(|id| (self.model.get(*id), &self.model.gates));
+        assert!(stranger.is_none(), "leased but not ready: {stranger:?}");
         let room = |name: &str| {
             let limit = lease
                 .origin_slots
@@ -284,9 +280,9 @@ impl<F: StoreFactory> Walk<'_, F> {
     fn timer_is_right(&self, got: &Advanced) {
         match self.model.next_due() {
             Some(due) if due <= self.rig.now => {
-                assert!(got.next_due.is_some_and(|due| due <= self.rig.now));
+                assert!(got.next_wake().is_some_and(|due| due <= self.rig.now));
             }
-            due => assert_eq!(got.next_due, due),
+            due => assert_eq!(got.next_wake(), due),
         }
     }
 }

@@ -1,0 +1,38 @@
+//! Checks of options. Each error names the option.
+
+use reqwest::Url;
+
+use crate::error::{Error, Result};
+
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host_str() {
+        Some("localhost") => true,
+        Some(host) => {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            host.parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+        }
+        None => false,
+    }
+}
+
+pub(super) fn parse_url(text: &str) -> Result<Url> {
+    Url::parse(text).map_err(|e| Error::invalid(format!("is not a URL ({e})")))
+}
+
+pub(super) fn option<T>(name: &str, checked: Result<T>) -> Result<T> {
+    checked.map_err(|e| Error::new(e.kind(), format!("option {name}: {e}")))
+}
+
+pub(super) fn bad(name: &str, why: &str) -> Error {
+    Error::invalid(format!("option {name} {why}"))
+}
+
+pub(super) fn within(name: &str, value: u64, min: u64, max: u64) -> Result<()> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "option {name} must be from {min} to {max}, not {value}"
+    )))
+}

@@ -1,0 +1,89 @@
+//! The checked request on its way to the queue or to the wire.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::action::{ActionId, Lane, Origin, Record, State, StoredRequest};
+use crate::attempt::{self, Outgoing};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::parts::Parts;
+
+/// A checked request with everything the queue has to know about it.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) request: StoredRequest,
+    pub(crate) body: Bytes,
+    pub(crate) own_credentials: HeaderMap,
+    pub(crate) key: Option<String>,
+    pub(crate) lane: Lane,
+    pub(crate) origin: Origin,
+    pub(crate) principal: Option<String>,
+    pub(crate) coalesce: Option<String>,
+    pub(crate) priority: i8,
+    pub(crate) attempts_max: u32,
+    pub(crate) expires_in: Option<Duration>,
+    pub(crate) not_before: Option<Timestamp>,
+}
+
+impl Draft {
+    /// What may be queued must not carry credentials; with a provider they are stamped on later.
+    pub(super) fn drop_credentials(&mut self, parts: &Parts) -> Result<()> {
+        let Some(name) = self.own_credentials.keys().next() else {
+            return Ok(());
+        };
+        if parts.desk.is_none() {
+            let text = format!(
+                "the header {name} is a credential, which is never stored: give the vault \
+                 `credentials(..)`, or send with `delivery(Delivery::Never)`"
+            );
+            return Err(Error::new(ErrorKind::CredentialsInRequest, text));
+        }
+        self.own_credentials.clear();
+        Ok(())
+    }
+
+    pub(super) fn record(&self, now: Timestamp) -> Result<Record> {
+        let content = Bytes::from(self.request.encode()?);
+        let id = ActionId::new();
+        let mut record = Record::new(id, self.lane.clone(), self.origin.clone(), content, now);
+        record.key = self.key.clone();
+        record.principal = self.principal.clone();
+        record.coalesce = self.coalesce.clone();
+        record.priority = self.priority;
+        record.attempts_max = self.attempts_max;
+        record.expires = self.expires_in.map(|limit| now.after(limit));
+        record.state = State::Queued {
+            due: self.not_before.unwrap_or(now).max(now),
+        };
+        record.fingerprint = self.fingerprint();
+        record.body_bytes = self.body.len() as u64;
+        Ok(record)
+    }
+
+    /// Method, URL and body: what an idempotency key stands for.
+    fn fingerprint(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        for part in [
+            self.request.method.as_str().as_bytes(),
+            self.request.url.as_str().as_bytes(),
+        ] {
+            hash.update(part);
+            hash.update(&[0]);
+        }
+        hash.update(&self.body);
+        hash.finalize().to_hex().as_str()[..32].to_owned()
+    }
+
+    pub(super) fn outgoing(&self, record: &Record) -> Outgoing {
+        Outgoing {
+            request: self.request.clone(),
+            body: self.body.clone(),
+            key: attempt::wire_key(&self.request, record),
+            own_credentials: self.own_credentials.clone(),
+            principal: self.principal.clone(),
+        }
+    }
+}

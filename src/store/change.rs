@@ -1,0 +1,73 @@
+//! Values of `Store::amend`: what people and apps ask for.
+
+use bytes::Bytes;
+
+use crate::action::{ActionId, Record};
+use crate::clock::Timestamp;
+
+/// A change that a person or an app asks for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Amend {
+    /// Take a queued action back, if no byte of it can have left; else [`Amended::NotNow`].
+    Cancel {
+        /// Which.
+        id: ActionId,
+        /// The vault's clock.
+        now: Timestamp,
+    },
+    /// Send a dead letter back: to the end of its lane, or to its old place when it blocks its lane; with the same id,
+    /// key and body, counted attempts at zero.
+    Requeue {
+        /// Which.
+        id: ActionId,
+        /// The vault's clock.
+        now: Timestamp,
+    },
+    /// Forget a dead letter.
+    Discard {
+        /// Which.
+        id: ActionId,
+    },
+    /// Cancel everything that is queued, whatever its wire state, at most `limit` actions in this call.
+    Clear {
+        /// At most so many.
+        limit: usize,
+        /// The vault's clock.
+        now: Timestamp,
+    },
+    /// Remember that the app paused or resumed the vault.
+    Pause {
+        /// Paused or not.
+        paused: bool,
+    },
+    /// Keep this answer with a delivered or dead action, in place of an earlier one.
+    KeepAnswer {
+        /// Which.
+        id: ActionId,
+        /// The answer, encoded by the vault.
+        answer: Bytes,
+    },
+    /// Let nothing wait longer than `until`, unless the app itself set its time: the clock went back. Pulls in the due
+    /// times of tried heads, of untried ones made "in the future", and the gates.
+    Hasten {
+        /// The latest due time.
+        until: Timestamp,
+    },
+}
+
+/// What became of an [`Amend`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one or a few live at a time, and a record is what callers want"
+)]
+pub enum Amended {
+    /// It was done; these records are after the change (none for pause and the like).
+    Done(Vec<Record>),
+    /// There is no such action.
+    Unknown,
+    /// The action's state does not allow it; this is the record as it is.
+    NotNow(Record),
+}

@@ -1,0 +1,171 @@
+//! Values of `Store::advance`: what a worker settles, leases and learns in one commit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Totals;
+use crate::action::{ActionId, Body, Origin, Record, State, WireState};
+use crate::clock::Timestamp;
+use crate::decide::{Gate, Settlement};
+
+/// One step of a worker.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Advance {
+    /// Results of attempts.
+    pub settle: Vec<Settle>,
+    /// Gates to set, by their key.
+    pub gates: Vec<Gate>,
+    /// What to lease after that; nothing = lease nothing.
+    pub lease: Option<Lease>,
+    /// What to forget of settled actions.
+    pub retention: Retention,
+    /// The vault's clock.
+    pub now: Timestamp,
+}
+
+impl Advance {
+    /// A step that does nothing yet.
+    #[must_use]
+    pub fn new(now: Timestamp, retention: Retention) -> Self {
+        Self {
+            settle: Vec::new(),
+            gates: Vec::new(),
+            lease: None,
+            retention,
+            now,
+        }
+    }
+}
+
+/// How much is kept of settled actions, oldest out first. Each `advance` removes a bounded number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retention {
+    /// For how long.
+    pub age: Duration,
+    /// How many.
+    pub count: u64,
+    /// Bytes of their answers together.
+    pub bytes: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            age: Duration::from_secs(24 * 60 * 60),
+            count: 100_000,
+            bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+/// What to lease.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Lease {
+    /// At most so many actions.
+    pub slots: usize,
+    /// Tighter limits for some origins: at most so many more of each.
+    pub origin_slots: Vec<(Origin, usize)>,
+    /// Origins whose gate counts as open for this lease, whatever it says.
+    pub forced: Vec<Origin>,
+}
+
+/// The result of one attempt.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settle {
+    /// The action.
+    pub id: ActionId,
+    /// The attempt that this is the result of, as leased.
+    pub attempt: u32,
+    /// The run that leased it.
+    pub epoch: u64,
+    /// What came of it.
+    pub result: Settlement,
+    /// What the server may have seen now.
+    pub wire: WireState,
+    /// The status of the answer, if there was one.
+    pub status: Option<u16>,
+    /// What went wrong, in words without any content of the request.
+    pub error: Option<String>,
+    /// What is kept of the answer, encoded by the vault.
+    pub answer: Option<Bytes>,
+}
+
+impl Settle {
+    /// The result of the attempt that `record` is in flight with; nothing when it is not in flight.
+    #[must_use]
+    pub fn of(record: &Record, result: Settlement, wire: WireState) -> Option<Self> {
+        let State::InFlight { attempt, epoch } = record.state else {
+            return None;
+        };
+        let id = record.id;
+        Some(Self {
+            id,
+            attempt,
+            epoch,
+            result,
+            wire,
+            status: None,
+            error: None,
+            answer: None,
+        })
+    }
+}
+
+/// What [`Store::advance`](super::Store::advance) did.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Advanced {
+    /// One for each [`Settle`], in order: the record after it, or nothing when its lease was no longer valid.
+    pub settled: Vec<Option<Record>>,
+    /// The new leases: record (in flight) and body.
+    pub leased: Vec<Leased>,
+    /// Actions that expired on the way.
+    pub expired: Vec<Record>,
+    /// The earliest time at which something can be leased: gates and origin slots count. Nothing when time cannot help.
+    /// Not after now when the slots of the lease were the limit: the next settle helps then, not time.
+    pub next_due: Option<Timestamp>,
+    /// The earliest time at which a queued action expires.
+    pub next_expiry: Option<Timestamp>,
+    /// Counts and ledger after it.
+    pub totals: Totals,
+}
+
+impl Advanced {
+    /// The earliest time at which there is something to do.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        [self.next_due, self.next_expiry]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+/// A leased action.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Leased {
+    /// The record, in flight: attempt and epoch are in its state.
+    pub record: Record,
+    /// The wire state before this attempt: the record on disk already counts the attempt as possibly sent.
+    pub wire_before: WireState,
+    /// Its body.
+    pub body: Body,
+}
+
+impl Leased {
+    /// A lease of `record`, which is in flight.
+    #[must_use]
+    pub fn new(record: Record, wire_before: WireState, body: Body) -> Self {
+        Self {
+            record,
+            wire_before,
+            body,
+        }
+    }
+}
