@@ -101,8 +101,8 @@ impl DeadLetters {
         let _coming = self.parts.hub.coming(id);
         let amended = self.parts.store.amend(Amend::Requeue { id, now }).await?;
         let record = self.one(id, amended)?;
-        self.parts.hub.publish(&record, EventKind::Queued, now);
         self.parts.publish_totals().await;
+        self.parts.hub.publish(&record, EventKind::Queued, now);
         self.parts.wake.notify_one();
         Ok(Ticket::of(self.parts.clone(), &record))
     }

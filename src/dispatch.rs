@@ -20,7 +20,7 @@ use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Parts};
 use crate::store::{Advance, Amend, Append, Appended, Direct};
 use crate::ticket::Ticket;
-use crate::transport::{Keep, tee};
+use crate::transport::{Keep, keep, tee};
 use crate::worker::Control;
 
 pub(crate) use draft::Draft;
@@ -312,27 +312,28 @@ async fn attempt_direct(
 ) {
     let exchange = attempt::exchange(&parts, &outgoing).await;
     let mut plan = attempt::conclude(&parts, &record, WireState::NeverSent, &outgoing, &exchange);
+    let is_refused = matches!(plan.settlement, Settlement::Dead { .. });
     let response = match (&plan.settlement, exchange.result) {
-        (Settlement::Delivered { .. }, Ok(response)) => response,
-        (Settlement::Dead { .. }, Ok(response)) => {
-            plan.settlement = Settlement::Returned;
-            response
-        }
+        (Settlement::Delivered { .. }, Ok(response)) => split(&parts, &record, response),
+        (Settlement::Dead { .. }, Ok(response)) => response,
         _ => {
             let mut finished = attempt::finished(&record, plan, None);
             finished.reply = Some(reply);
             return reporter.finish(finished);
         }
     };
-    let is_delivered = plan.settlement != Settlement::Returned;
-    let response = if is_delivered {
-        split(&parts, &record, response)
-    } else {
-        response
+    let answer = match reply.send(Reply::Sent(response)) {
+        Ok(()) if is_refused => {
+            plan.settlement = Settlement::Returned;
+            None
+        }
+        // The caller dropped its future: nobody heard of the refusal, so it is kept.
+        Err(Reply::Sent(response)) if is_refused => {
+            Some(keep(response, &Keep::default(), parts.now()).await)
+        }
+        _ => None,
     };
-    // The caller may have dropped its future.
-    drop(reply.send(Reply::Sent(response)));
-    reporter.finish(attempt::finished(&record, plan, None));
+    reporter.finish(attempt::finished(&record, plan, answer));
 }
 
 /// What the caller gets. It streams as it comes; what passed by is kept when the body ended or was dropped.

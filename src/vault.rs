@@ -341,10 +341,10 @@ impl SyncVault {
         let now = parts.now();
         match parts.store.amend(Amend::Cancel { id, now }).await? {
             Amended::Done(records) => {
+                parts.publish_totals().await;
                 for record in &records {
                     parts.hub.publish(record, EventKind::Cancelled, now);
                 }
-                parts.publish_totals().await;
                 parts.wake.notify_one();
                 Ok(Cancellation::Cancelled)
             }
@@ -375,6 +375,7 @@ impl SyncVault {
             let Amended::Done(records) = amended else {
                 break;
             };
+            parts.publish_totals().await;
             for record in &records {
                 cleared.cancelled += 1;
                 cleared.maybe_sent += u64::from(record.wire != WireState::NeverSent);

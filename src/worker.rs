@@ -154,7 +154,7 @@ impl Worker {
         step.settle = self.finished.iter().map(|f| f.settle.clone()).collect();
         step.gates = self.latest_gates();
         step.lease = lease;
-        let may_lease = step.lease.is_some();
+        let (may_lease, looked) = (step.lease.is_some(), step.now);
         let done = self.parts.store.advance(step).await?;
         self.failures = 0;
         self.gates.clear();
@@ -162,7 +162,7 @@ impl Worker {
             self.forced.clear();
         }
         self.is_hungry = !done.expired.is_empty();
-        self.set_timer(&done, may_lease);
+        self.set_timer(&done, may_lease.then_some(looked));
         self.publish(&done);
         let leased_any = !done.leased.is_empty();
         self.start(done.leased);
@@ -222,12 +222,15 @@ impl Worker {
         slots.collect()
     }
 
-    fn set_timer(&mut self, done: &Advanced, may_lease: bool) {
-        // What is due now and was not leased waits for a running attempt to end, not for time.
+    /// `leased_at` is the time by which what was due was leased; nothing when nothing might be.
+    fn set_timer(&mut self, done: &Advanced, leased_at: Option<Timestamp>) {
+        // What was due then and was not leased waits for a running attempt to end, not for time. What became due
+        // while the store was at work is not among that.
+        let is_met_by_time = |due: &Timestamp| {
+            leased_at.is_some_and(|looked| *due > looked || self.running.is_empty())
+        };
+        let due = done.next_due.filter(is_met_by_time);
         let now = self.parts.now();
-        let due = done
-            .next_due
-            .filter(|due| may_lease && (*due > now || self.running.is_empty()));
         let floor = now.after(Duration::from_millis(1));
         let due = due.map(|due| due.max(floor));
         self.timer = [due, done.next_expiry].into_iter().flatten().min();

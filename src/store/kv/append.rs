@@ -77,12 +77,20 @@ impl<E: Engine> Queue<E> {
             if is_forgotten(&old, append) {
                 self.unretain(&old)?;
             } else if old.fingerprint == new.fingerprint {
+                self.end_direct(&old);
                 return Ok(Some(Appended::Known { record: old }));
             } else {
                 return Ok(Some(Appended::Conflict { id }));
             }
         }
         Ok(None)
+    }
+
+    /// Somebody is told that it is queued: from now on it stands in the way of others, as what is queued does.
+    fn end_direct(&mut self, record: &Record) {
+        if let Some(direct) = self.direct.get_mut(&record.lane) {
+            direct.remove(&record.id);
+        }
     }
 
     fn coalesced(&mut self, record: &Record) -> Result<Option<Record>> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use syncvault::action::{ActionId, Body, Lane, Record};
@@ -21,6 +22,7 @@ pub(super) struct WatchedStore {
     others: Arc<AtomicU64>,
     appended: Arc<watch::Sender<u64>>,
     answers: Arc<Semaphore>,
+    lingers: Duration,
 }
 
 impl WatchedStore {
@@ -35,7 +37,14 @@ impl WatchedStore {
             others: Arc::default(),
             appended: Arc::default(),
             answers: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            lingers: Duration::ZERO,
         }
+    }
+
+    /// Every step of the worker, and every look at the counts, takes so long after it is done, as on a slow disk.
+    pub(super) fn with_slow_answers(mut self, takes: Duration) -> Self {
+        self.lingers = takes;
+        self
     }
 
     /// How many steps of the worker there were.
@@ -64,6 +73,12 @@ impl WatchedStore {
         crate::story::soon(enough).await.expect("a store");
     }
 
+    async fn linger(&self) {
+        if !self.lingers.is_zero() {
+            tokio::time::sleep(self.lingers).await;
+        }
+    }
+
     fn other(&self) {
         self.others.fetch_add(1, Ordering::SeqCst);
     }
@@ -88,7 +103,11 @@ impl Store for WatchedStore {
 
     fn advance(&self, step: Advance) -> StoreFuture<'_, Advanced> {
         self.advances.send_modify(|n| *n += 1);
-        self.store.advance(step)
+        Box::pin(async move {
+            let advanced = self.store.advance(step).await;
+            self.linger().await;
+            advanced
+        })
     }
 
     fn amend(&self, change: Amend) -> StoreFuture<'_, Amended> {
@@ -118,7 +137,11 @@ impl Store for WatchedStore {
 
     fn totals(&self) -> StoreFuture<'_, Totals> {
         self.other();
-        self.store.totals()
+        Box::pin(async move {
+            let totals = self.store.totals().await;
+            self.linger().await;
+            totals
+        })
     }
 
     fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals> {
@@ -136,7 +159,7 @@ impl Store for WatchedStore {
 #[derive(Clone, Debug)]
 pub(super) struct CountedTransport {
     transport: Arc<ReqwestTransport>,
-    sends: Arc<AtomicU64>,
+    sends: Arc<watch::Sender<u64>>,
 }
 
 impl CountedTransport {
@@ -150,13 +173,20 @@ impl CountedTransport {
 
     /// How many attempts there were.
     pub(super) fn sends(&self) -> u64 {
-        self.sends.load(Ordering::SeqCst)
+        *self.sends.borrow()
+    }
+
+    /// Waits until there were so many.
+    pub(super) async fn wait_sends(&self, count: u64) {
+        let mut sends = self.sends.subscribe();
+        let enough = sends.wait_for(|n| *n >= count);
+        crate::story::soon(enough).await.expect("a transport");
     }
 }
 
 impl Transport for CountedTransport {
     fn send(&self, request: syncvault::reqwest::Request) -> TransportFuture<'_> {
-        self.sends.fetch_add(1, Ordering::SeqCst);
+        self.sends.send_modify(|n| *n += 1);
         self.transport.send(request)
     }
 }
