@@ -1,10 +1,12 @@
 //! Who runs the queue: the caller under a mutex, or a thread of its own that takes everything that waits,
 //! makes it durable in one step, and answers all. A failure behind a commit poisons: nothing is taken any more.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -16,6 +18,8 @@ use crate::store::bodies::Bodies;
 
 /// How many commands share one commit.
 const GROUP_MAX: usize = 512;
+/// The longest that a commit waits for callers who are expected back.
+const PATIENCE_MAX: Duration = Duration::from_micros(250);
 
 /// A command that waits for its turn, and then for its commit.
 pub(super) trait Work<E>: Send {
@@ -135,6 +139,17 @@ impl Status {
     }
 }
 
+/// Commands that share a commit.
+type Group<E> = Vec<Box<dyn Work<E>>>;
+
+/// A group whose commit is over, one way or the other.
+struct Ran<E> {
+    group: Group<E>,
+    failure: Option<Error>,
+    /// Files that nothing refers to any more.
+    garbage: Vec<String>,
+}
+
 /// A queue that can fail for good.
 #[derive(Debug)]
 pub(super) struct Runner<E> {
@@ -168,10 +183,15 @@ impl<E: Engine> Runner<E> {
         }
     }
 
-    fn run(&mut self, mut group: Vec<Box<dyn Work<E>>>) {
+    /// Runs a group in one commit. What is left to do is to answer it.
+    fn run(&mut self, mut group: Group<E>) -> Ran<E> {
         let Some(queue) = &mut self.queue else {
-            let gone = self.status.gone();
-            return group.into_iter().for_each(|work| work.answer(Some(&gone)));
+            let failure = Some(self.status.gone());
+            return Ran {
+                group,
+                failure,
+                garbage: Vec::new(),
+            };
         };
         let done = catch_unwind(AssertUnwindSafe(|| {
             group.iter_mut().try_for_each(|work| work.run(queue))?;
@@ -181,15 +201,28 @@ impl<E: Engine> Runner<E> {
             Ok(()) => {
                 self.status.publish(queue.totals());
                 let garbage = std::mem::take(&mut queue.garbage);
-                group.into_iter().for_each(|work| work.answer(None));
-                if let Some(bodies) = &self.bodies {
-                    garbage.iter().for_each(|name| bodies.remove(name));
+                Ran {
+                    group,
+                    failure: None,
+                    garbage,
                 }
             }
             Err(error) => {
                 self.poison(&error);
-                group.into_iter().for_each(|work| work.answer(Some(&error)));
+                Ran {
+                    group,
+                    failure: Some(error),
+                    garbage: Vec::new(),
+                }
             }
+        }
+    }
+
+    fn answer(&self, ran: Ran<E>) {
+        let failure = ran.failure.as_ref();
+        ran.group.into_iter().for_each(|work| work.answer(failure));
+        if let Some(bodies) = &self.bodies {
+            ran.garbage.iter().for_each(|name| bodies.remove(name));
         }
     }
 
@@ -276,7 +309,8 @@ impl<E: Engine> Front<E> {
         match self {
             Self::Inline(runner) => {
                 let mut runner = runner.lock().unwrap_or_else(PoisonError::into_inner);
-                runner.run(vec![work]);
+                let ran = runner.run(vec![work]);
+                runner.answer(ran);
             }
             Self::Thread { messages, .. } => {
                 // When the thread is gone, the answer's sender goes with the work, and the caller sees that.
@@ -306,21 +340,13 @@ impl<E: Engine> Front<E> {
 }
 
 fn serve<E: Engine>(mut runner: Runner<E>, inbox: &Receiver<Message<E>>) {
-    while let Ok(first) = inbox.recv() {
-        let mut group = Vec::new();
-        let mut closing = None;
-        let mut next = Some(first);
-        while let Some(message) = next.take() {
-            match message {
-                Message::Work(work) => group.push(work),
-                Message::Close(done) => closing = Some(done),
-            }
-            if closing.is_none() && group.len() < GROUP_MAX {
-                next = inbox.try_recv().ok();
-            }
-        }
+    let mut crowd = Crowd::new(inbox);
+    while let Some((group, closing)) = crowd.gather() {
         if !group.is_empty() {
-            runner.run(group);
+            let start = Instant::now();
+            let ran = runner.run(group);
+            crowd.expect_back(ran.group.len(), start.elapsed());
+            runner.answer(ran);
         }
         if let Some(done) = closing {
             runner.close();
@@ -331,4 +357,61 @@ fn serve<E: Engine>(mut runner: Runner<E>, inbox: &Receiver<Message<E>>) {
         }
     }
     runner.close();
+}
+
+/// Who waits for a commit, and who is expected to. Callers that were just answered often come right back; going
+/// on without them would make two groups take turns, each with a sync of its own.
+struct Crowd<'a, E> {
+    inbox: &'a Receiver<Message<E>>,
+    waiting: VecDeque<Message<E>>,
+    expected: usize,
+    patience: Duration,
+}
+
+impl<'a, E> Crowd<'a, E> {
+    fn new(inbox: &'a Receiver<Message<E>>) -> Self {
+        Self {
+            inbox,
+            waiting: VecDeque::new(),
+            expected: 1,
+            patience: Duration::ZERO,
+        }
+    }
+
+    /// To be called before a group is answered: those who wait by now, and those who may come back.
+    fn expect_back(&mut self, answered: usize, commit: Duration) {
+        self.waiting.extend(self.inbox.try_iter());
+        self.expected = (answered + self.waiting.len()).min(GROUP_MAX);
+        self.patience = (commit / 4).min(PATIENCE_MAX);
+    }
+
+    /// Waits for the first, takes all who are there, and gives the others a little time. Nothing when there is
+    /// nobody left who could come.
+    fn gather(&mut self) -> Option<(Group<E>, Option<oneshot::Sender<()>>)> {
+        let mut group = Vec::with_capacity(self.expected);
+        let mut next = match self.waiting.pop_front() {
+            Some(first) => Some(first),
+            None => Some(self.inbox.recv().ok()?),
+        };
+        let mut until = None;
+        while let Some(message) = next.take() {
+            match message {
+                Message::Work(work) => group.push(work),
+                Message::Close(done) => return Some((group, Some(done))),
+            }
+            if group.len() == GROUP_MAX {
+                break;
+            }
+            next = self
+                .waiting
+                .pop_front()
+                .or_else(|| self.inbox.try_recv().ok());
+            if next.is_none() && group.len() < self.expected && self.expected > 1 {
+                let until = *until.get_or_insert_with(|| Instant::now() + self.patience);
+                let left = until.saturating_duration_since(Instant::now());
+                next = self.inbox.recv_timeout(left).ok();
+            }
+        }
+        Some((group, None))
+    }
 }
