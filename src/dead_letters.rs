@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::action::{Action, ActionId, Answer, Record, State};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EventKind;
 use crate::listing::{Listing, Paging};
 use crate::parts::{DeadLetter, Parts};
 use crate::store::{Amend, Amended, Find, Part, Query};
@@ -98,12 +97,8 @@ impl DeadLetters {
     /// [`ErrorKind::NotFound`] and [`ErrorKind::WrongState`] when it is not a dead letter; storage errors.
     pub async fn requeue(&self, id: ActionId) -> Result<Ticket> {
         let now = self.parts.now();
-        let _coming = self.parts.hub.coming(id);
-        let amended = self.parts.store.amend(Amend::Requeue { id, now }).await?;
+        let amended = self.parts.amend(Amend::Requeue { id, now }).await?;
         let record = self.one(id, amended)?;
-        self.parts.publish_totals().await;
-        self.parts.hub.publish(&record, EventKind::Queued, now);
-        self.parts.wake.notify_one();
         Ok(Ticket::of(self.parts.clone(), &record))
     }
 
@@ -143,11 +138,8 @@ impl DeadLetters {
     ///
     /// As [`requeue`](Self::requeue).
     pub async fn discard(&self, id: ActionId) -> Result<()> {
-        let amended = self.parts.store.amend(Amend::Discard { id }).await?;
-        self.one(id, amended)?;
-        self.parts.publish_totals().await;
-        self.parts.wake.notify_one();
-        Ok(())
+        let amended = self.parts.amend(Amend::Discard { id }).await?;
+        self.one(id, amended).map(drop)
     }
 
     fn one(&self, id: ActionId, amended: Amended) -> Result<Record> {

@@ -16,13 +16,13 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
-use crate::action::{Action, Answer, DeadReason, Lane, Origin, Record};
+use crate::action::{Action, Answer, DeadReason, Lane, Origin, Record, State};
 use crate::clock::{Clock, Timestamp};
 use crate::connectivity::Connectivity;
 use crate::decide::{Classifier, Dice, Gate, GateKey, GateReason, KeyForm, RetryPolicy};
 use crate::error::{Error, Result};
-use crate::event::EventHub;
-use crate::store::{Limits, Retention, Store};
+use crate::event::{EventHub, EventKind};
+use crate::store::{Amend, Amended, Limits, Retention, Store};
 use crate::transport::{CredentialDesk, Transport};
 
 /// A dead letter: an action that will not be tried again until somebody acts.
@@ -343,6 +343,42 @@ impl Parts {
             Ok(totals) => self.hub.set_totals(totals),
             Err(error) => tracing::warn!(%error, "the counts are not up to date"),
         }
+    }
+
+    /// Makes a change that the app asked for, and tells who must know. In a task of its own: a caller that drops its
+    /// future must not leave the change made and nobody told.
+    pub(crate) async fn amend(self: &Arc<Self>, change: Amend) -> Result<Amended> {
+        let parts = self.clone();
+        let task = tokio::spawn(async move { parts.amend_and_tell(change).await });
+        task.await.unwrap_or_else(|_| Err(Error::closed()))
+    }
+
+    async fn amend_and_tell(&self, change: Amend) -> Result<Amended> {
+        let now = self.now();
+        let _coming = match &change {
+            Amend::Requeue { id, .. } => Some(self.hub.coming(*id)),
+            _ => None,
+        };
+        let pause = match &change {
+            Amend::Pause { paused } => Some(*paused),
+            _ => None,
+        };
+        let amended = self.store.amend(change).await?;
+        if let Some(paused) = pause {
+            self.is_paused.store(paused, Ordering::Release);
+        }
+        self.publish_totals().await;
+        if let Amended::Done(records) = &amended {
+            for record in records {
+                match record.state {
+                    State::Cancelled { .. } => self.hub.publish(record, EventKind::Cancelled, now),
+                    State::Queued { .. } => self.hub.publish(record, EventKind::Queued, now),
+                    _ => {}
+                }
+            }
+            self.wake.notify_one();
+        }
+        Ok(amended)
     }
 
     /// Takes the turn in a named lane: its direct sends go one at a time, in the order of the calls.

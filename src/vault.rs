@@ -1,7 +1,6 @@
 //! `SyncVault`, the handle: requests in, queue and dead letters out, watching and control. No flow of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Method;
@@ -13,7 +12,7 @@ use crate::dead_letters::DeadLetters;
 use crate::decide::{GateKey, GateReason};
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EventKind, Events, Status, StatusChanges, follow};
+use crate::event::{Events, Status, StatusChanges, follow};
 use crate::listing::{Listing, Paging};
 use crate::parts::{Connection, ConnectivityMode, Parts};
 use crate::request::RequestBuilder;
@@ -337,17 +336,9 @@ impl SyncVault {
     ///
     /// [`ErrorKind::NotFound`] for an unknown id; storage errors.
     pub async fn cancel(&self, id: ActionId) -> Result<Cancellation> {
-        let parts = self.parts();
-        let now = parts.now();
-        match parts.store.amend(Amend::Cancel { id, now }).await? {
-            Amended::Done(records) => {
-                parts.publish_totals().await;
-                for record in &records {
-                    parts.hub.publish(record, EventKind::Cancelled, now);
-                }
-                parts.wake.notify_one();
-                Ok(Cancellation::Cancelled)
-            }
+        let now = self.parts().now();
+        match self.parts().amend(Amend::Cancel { id, now }).await? {
+            Amended::Done(_) => Ok(Cancellation::Cancelled),
             Amended::NotNow(record) if record.state.is_pending() => {
                 Ok(Cancellation::MayHaveBeenSent)
             }
@@ -371,24 +362,19 @@ impl SyncVault {
         loop {
             let now = parts.now();
             let limit = Query::LIMIT_MAX;
-            let amended = parts.store.amend(Amend::Clear { limit, now }).await?;
+            let amended = parts.amend(Amend::Clear { limit, now }).await?;
             let Amended::Done(records) = amended else {
                 break;
             };
-            parts.publish_totals().await;
             for record in &records {
                 cleared.cancelled += 1;
                 cleared.maybe_sent += u64::from(record.wire != WireState::NeverSent);
-                parts.hub.publish(record, EventKind::Cancelled, now);
             }
             if records.len() < limit {
                 break;
             }
         }
-        let totals = parts.store.totals().await?;
-        cleared.in_flight = totals.counts.in_flight;
-        parts.hub.set_totals(totals);
-        parts.wake.notify_one();
+        cleared.in_flight = parts.hub.status().counts().in_flight;
         Ok(cleared)
     }
 
@@ -491,10 +477,7 @@ impl SyncVault {
     }
 
     async fn set_paused(&self, paused: bool) -> Result<()> {
-        self.parts().store.amend(Amend::Pause { paused }).await?;
-        self.parts().is_paused.store(paused, Ordering::Release);
-        self.parts().wake.notify_one();
-        Ok(())
+        self.parts().amend(Amend::Pause { paused }).await.map(drop)
     }
 
     /// True between [`pause`](Self::pause) and [`resume`](Self::resume).

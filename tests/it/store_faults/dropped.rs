@@ -162,3 +162,28 @@ async fn poll_times<F: Future<Output = Result<()>>>(future: F, times: u32) -> bo
     })
     .await
 }
+
+/// What the app asked for happens, whole, whenever the caller goes: the disk, the vault and the worker agree.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_resume_resumes() {
+    for millis in 0..12 {
+        let mut story = Story::new().await;
+        let vault = story.vault().await.expect("open");
+        vault.pause().await.expect("pause");
+        request(&vault, "/g/2").enqueue().await.expect("enqueue");
+        story.owed.insert("/g/2".into());
+        story.faults.slow_down(Duration::from_millis(4));
+        let cut = Duration::from_millis(millis);
+        // Whether it was in time does not matter.
+        drop(tokio::time::timeout(cut, vault.resume()).await);
+        tokio::time::sleep(Duration::from_secs(60 * 60)).await;
+        assert!(!vault.is_paused(), "dropped after {millis} ms");
+        assert_eq!(
+            vault.status().counts().pending,
+            0,
+            "dropped after {millis} ms"
+        );
+        let found = story.end().await;
+        assert!(found.is_empty(), "dropped after {millis} ms: {found:#?}");
+    }
+}
