@@ -1,22 +1,24 @@
 //! What the app sees: events (a broadcast with sequence numbers) and the status (a watched value).
 //! Nothing is published here that is not on disk yet, and a slow reader never slows delivery.
 
-use std::collections::{HashMap, VecDeque};
-use std::fmt;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+mod status;
+mod stream;
 
-use futures_core::Stream;
-use futures_util::stream;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::stream::unfold;
 use serde::Serialize;
-use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
-use crate::action::{ActionId, Counts, DeadReason, Lane, Record, State};
+use crate::action::{ActionId, DeadReason, Lane, Record, State};
 use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::store::{Find, Store, Totals};
+use crate::store::Totals;
+
+pub use status::{Status, StatusChanges};
+pub use stream::Events;
+use stream::Reader;
+pub(crate) use stream::follow;
 
 /// Something that happened to an action, published after it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -106,46 +108,6 @@ impl EventKind {
                 | Self::Expired
                 | Self::Superseded
         )
-    }
-}
-
-/// The state of the whole vault, with its counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "is", content = "counts", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Status {
-    /// Nothing is pending and nothing is dead.
-    Synced(Counts),
-    /// Something waits.
-    Pending(Counts),
-    /// Something is on the wire.
-    Syncing(Counts),
-    /// Nothing is on the wire, and dead letters or a failed store need somebody.
-    Error(Counts),
-}
-
-impl Status {
-    /// The counts.
-    #[must_use]
-    pub fn counts(&self) -> &Counts {
-        match self {
-            Self::Synced(counts)
-            | Self::Pending(counts)
-            | Self::Syncing(counts)
-            | Self::Error(counts) => counts,
-        }
-    }
-
-    fn of(counts: Counts, store_failed: bool) -> Self {
-        if counts.in_flight > 0 && !store_failed {
-            Self::Syncing(counts)
-        } else if counts.dead > 0 || store_failed {
-            Self::Error(counts)
-        } else if counts.pending > 0 {
-            Self::Pending(counts)
-        } else {
-            Self::Synced(counts)
-        }
     }
 }
 
@@ -290,7 +252,7 @@ impl EventHub {
 
     /// All events from now on.
     pub(crate) fn subscribe(&self) -> Events {
-        Events::new(stream::unfold(self.reader(), |mut reader| async move {
+        Events::new(unfold(self.reader(), |mut reader| async move {
             let event = reader.next().await?;
             Some((event, reader))
         }))
@@ -334,170 +296,4 @@ fn known(record: &Record) -> Event {
         State::Superseded { at } => (EventKind::Superseded, *at),
     };
     event_of(record, kind, at)
-}
-
-/// A broadcast reader that folds lost events into the next one.
-struct Reader {
-    events: broadcast::Receiver<Event>,
-    missed: u64,
-}
-
-impl Reader {
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            match self.events.recv().await {
-                Ok(mut event) => {
-                    event.missed_before = std::mem::take(&mut self.missed);
-                    return Some(event);
-                }
-                Err(RecvError::Lagged(count)) => self.missed += count,
-                Err(RecvError::Closed) => return None,
-            }
-        }
-    }
-}
-
-/// A stream of [`Event`]s.
-pub struct Events(Pin<Box<dyn Stream<Item = Event> + Send>>);
-
-impl Events {
-    fn new(stream: impl Stream<Item = Event> + Send + 'static) -> Self {
-        Self(Box::pin(stream))
-    }
-
-    /// The next event; nothing when the stream has ended. The same as `StreamExt::next`, without the import.
-    pub async fn next(&mut self) -> Option<Event> {
-        std::future::poll_fn(|cx| self.0.as_mut().poll_next(cx)).await
-    }
-}
-
-impl Stream for Events {
-    type Item = Event;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.0.as_mut().poll_next(cx)
-    }
-}
-
-impl fmt::Debug for Events {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events").finish_non_exhaustive()
-    }
-}
-
-/// Follows one action: first what the store knows, then what happens, up to the terminal event.
-struct Follower {
-    store: Arc<dyn Store>,
-    find: Find,
-    reader: Reader,
-    ready: VecDeque<Event>,
-    revision: Option<u64>,
-    is_over: bool,
-}
-
-/// The stream of one action, by its id or its key. It ends after the terminal event, at once when an id is
-/// not known, and when the vault is closed.
-///
-/// The reader subscribes before the store is read, and revisions tell what the store already told.
-pub(crate) async fn follow(hub: &EventHub, store: Arc<dyn Store>, find: Find) -> Result<Events> {
-    let reader = hub.reader();
-    let mut follower = Follower {
-        store,
-        find,
-        reader,
-        ready: VecDeque::new(),
-        revision: None,
-        is_over: false,
-    };
-    follower.read_store(0).await?;
-    Ok(Events::new(stream::unfold(
-        follower,
-        |mut follower| async move {
-            let event = follower.next().await?;
-            Some((event, follower))
-        },
-    )))
-}
-
-impl Follower {
-    async fn read_store(&mut self, missed: u64) -> Result<()> {
-        match self.store.get(self.find.clone()).await? {
-            Some(record) if self.revision.is_none_or(|seen| record.revision > seen) => {
-                self.revision = Some(record.revision);
-                let mut event = known(&record);
-                event.missed_before = missed;
-                self.ready.push_back(event);
-            }
-            Some(_) => {}
-            None => self.is_over = matches!(self.find, Find::Id(_)) || self.revision.is_some(),
-        }
-        Ok(())
-    }
-
-    fn is_mine(&self, event: &Event) -> bool {
-        let is_same = match &self.find {
-            Find::Id(id) => event.action_id == *id,
-            Find::Key(key) => event.key == *key,
-        };
-        is_same && self.revision.is_none_or(|seen| event.revision > seen)
-    }
-
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                self.is_over |= event.kind.is_terminal();
-                return Some(event);
-            }
-            if self.is_over {
-                return None;
-            }
-            match self.reader.events.recv().await {
-                Ok(event) if self.is_mine(&event) => {
-                    self.revision = Some(event.revision);
-                    self.ready.push_back(event);
-                }
-                Ok(_) => {}
-                Err(RecvError::Lagged(missed)) => {
-                    if let Err(error) = self.read_store(missed).await {
-                        tracing::debug!(%error, "a per-action stream ends: the store cannot be read");
-                        return None;
-                    }
-                }
-                Err(RecvError::Closed) => return None,
-            }
-        }
-    }
-}
-
-/// A stream of [`Status`], starting with the current one.
-pub struct StatusChanges(Pin<Box<dyn Stream<Item = Status> + Send>>);
-
-impl StatusChanges {
-    fn new(mut watch: watch::Receiver<Status>) -> Self {
-        watch.mark_changed();
-        Self(Box::pin(stream::unfold(watch, |mut watch| async move {
-            watch.changed().await.ok()?;
-            let status = *watch.borrow_and_update();
-            Some((status, watch))
-        })))
-    }
-
-    /// The next status; nothing when the vault is closed.
-    pub async fn next(&mut self) -> Option<Status> {
-        std::future::poll_fn(|cx| self.0.as_mut().poll_next(cx)).await
-    }
-}
-
-impl Stream for StatusChanges {
-    type Item = Status;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Status>> {
-        self.0.as_mut().poll_next(cx)
-    }
-}
-
-impl fmt::Debug for StatusChanges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StatusChanges").finish_non_exhaustive()
-    }
 }
