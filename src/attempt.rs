@@ -1,7 +1,9 @@
 //! One attempt: build the request, stamp credentials, send, judge what came back. It writes nothing:
 //! it ends in a [`Finished`], which the worker settles. A dropped or panicked attempt still reports.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -42,10 +44,12 @@ pub(crate) struct Exchange {
 pub(crate) struct Finished {
     pub(crate) settle: Settle,
     pub(crate) gate: Option<Gate>,
-    /// Who waits to hear that it is queued: a direct send that could not be delivered.
-    pub(crate) reply: Option<oneshot::Sender<Reply>>,
+    /// What to tell the caller of a direct send once it is settled.
+    pub(crate) reply: Option<(oneshot::Sender<Reply>, Reply)>,
     /// The turn of a named lane, given back after the settle.
     pub(crate) turn: Option<OwnedMutexGuard<()>>,
+    /// Dropped with the rest, after the settle: tells who waits to keep the streamed answer.
+    pub(crate) settled: Option<oneshot::Sender<()>>,
 }
 
 /// What a direct send hears.
@@ -68,6 +72,8 @@ pub(crate) enum Report {
     },
     /// An attempt ended.
     Finished(Box<Finished>),
+    /// A send that is not on disk learned something about an origin or a principal.
+    Gate(Box<Gate>),
 }
 
 /// Reports the end of an attempt exactly once: also when the attempt is dropped or panics.
@@ -75,6 +81,8 @@ pub(crate) enum Report {
 pub(crate) struct Reporter {
     reports: UnboundedSender<Report>,
     interrupted: Option<Finished>,
+    /// What to settle instead when the attempt panicked: it must not be tried again at once, nor for ever.
+    panicked: Settlement,
 }
 
 impl Reporter {
@@ -93,10 +101,12 @@ impl Reporter {
             gate: None,
             reply: None,
             turn: None,
+            settled: None,
         };
         Some(Self {
             reports,
             interrupted: Some(interrupted),
+            panicked: after_panic(record),
         })
     }
 
@@ -122,9 +132,35 @@ impl Reporter {
 
 impl Drop for Reporter {
     fn drop(&mut self) {
-        if let Some(interrupted) = self.interrupted.take() {
+        if let Some(mut interrupted) = self.interrupted.take() {
+            if std::thread::panicking() {
+                interrupted.settle.result = self.panicked.clone();
+                interrupted.settle.error = Some("the attempt panicked".to_owned());
+            }
             self.send(interrupted);
         }
+    }
+}
+
+fn after_panic(record: &Record) -> Settlement {
+    if record.attempts_counted.saturating_add(1) >= record.attempts_max {
+        let detail = "its attempts panic".to_owned();
+        let reason = DeadReason::Unsendable { detail };
+        return Settlement::Dead {
+            reason,
+            lane: DeadLane::Skip,
+        };
+    }
+    put_off(record, Counted::Yes)
+}
+
+/// Back to the queue after a trouble of this machine, for a time that grows.
+fn put_off(record: &Record, counts: Counted) -> Settlement {
+    let pause = Duration::from_secs(1 << record.attempts.min(8));
+    Settlement::Retry {
+        due: record.last_attempt.unwrap_or(record.created).after(pause),
+        counts,
+        backoff_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
     }
 }
 
@@ -188,7 +224,11 @@ async fn load(body: &Body) -> Result<Bytes> {
         Body::File(file) => file,
     };
     let bytes = tokio::fs::read(&file.path).await.map_err(|e| {
-        Error::new(ErrorKind::Storage, "a stored body cannot be read").with_source(e)
+        let kind = match e.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::Corrupt,
+            _ => ErrorKind::Storage,
+        };
+        Error::new(kind, "a stored body cannot be read").with_source(e)
     })?;
     if bytes.len() as u64 != file.bytes || crc32c::crc32c(&bytes) != file.crc32c {
         return Err(Error::new(
@@ -283,11 +323,13 @@ pub(crate) fn conclude(
     observation.wire_before = wire_before;
     observation.credentials = exchange.stamp;
     observation.origin_well_since = well;
-    let own = parts
-        .options
-        .classifier
-        .as_ref()
-        .and_then(|c| c.classify(&observation));
+    let own = parts.options.classifier.as_ref().and_then(|classifier| {
+        let classify = AssertUnwindSafe(|| classifier.classify(&observation));
+        catch_unwind(classify).unwrap_or_else(|_| {
+            tracing::error!("the classifier panicked: the verdict table decides");
+            None
+        })
+    });
     let retry_after_max = parts.options.policy.retry_after_max;
     let verdict = own.unwrap_or_else(|| verdict(&observation, retry_after_max));
     let gate = gates.origin(&record.origin).cloned();
@@ -327,7 +369,14 @@ pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
     } = leased;
     let outgoing = match Outgoing::of(&parts, &record, &body).await {
         Ok(outgoing) => outgoing,
-        Err(error) => return reporter.unsendable(&record, wire_before, &error),
+        Err(error) => {
+            return reporter.unsendable(
+                &record,
+                wire_before,
+                parts.options.policy.dead_lane,
+                &error,
+            );
+        }
     };
     let exchange = exchange(&parts, &outgoing).await;
     let plan = conclude(&parts, &record, wire_before, &outgoing, &exchange);
@@ -343,22 +392,16 @@ pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
 }
 
 impl Reporter {
-    fn unsendable(self, record: &Record, wire_before: WireState, error: &Error) {
+    fn unsendable(self, record: &Record, wire_before: WireState, lane: DeadLane, error: &Error) {
         tracing::error!(action = %record.id, %error, "an action cannot be sent");
         let settlement = match error.kind() {
-            ErrorKind::Storage => Settlement::Retry {
-                due: record
-                    .last_attempt
-                    .unwrap_or(record.created)
-                    .after(STORAGE_PAUSE),
-                counts: Counted::Yes,
-                backoff_ms: 0,
-            },
+            // Nothing of it is wrong: the disk, or the options of the vault, stand in its way.
+            ErrorKind::Storage | ErrorKind::Invalid => put_off(record, Counted::No),
             _ => Settlement::Dead {
                 reason: DeadReason::Unsendable {
                     detail: error.to_string(),
                 },
-                lane: DeadLane::Skip,
+                lane,
             },
         };
         let error = Some(error.to_string());
@@ -372,8 +415,6 @@ impl Reporter {
         self.finish(finished(record, plan, None));
     }
 }
-
-const STORAGE_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The result of `plan`, ready to be settled. `record` is in flight: the lease is read from it.
 pub(crate) fn finished(record: &Record, plan: Plan, answer: Option<Answer>) -> Finished {
@@ -394,5 +435,6 @@ pub(crate) fn finished(record: &Record, plan: Plan, answer: Option<Answer>) -> F
         gate: plan.gate,
         reply: None,
         turn: None,
+        settled: None,
     }
 }

@@ -31,8 +31,11 @@ use crate::transport::{
 use crate::vault::SyncVault;
 use crate::worker::{Mail, Worker};
 
-use check::{bad, is_loopback, option, parse_url, within};
+use check::{bad, is_loopback, is_taken, option, parse_url, within};
 use rules::Rules;
+
+/// How long a body may be, unless the app says otherwise.
+const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Builds a [`SyncVault`]. Every option has a default that is safe.
 ///
@@ -63,7 +66,7 @@ pub struct SyncVaultBuilder {
     policy: RetryPolicy,
     rules: Rules,
     limits: Limits,
-    body_bytes_max: u64,
+    body_bytes_max: Option<u64>,
     max_in_flight: usize,
     retention: Retention,
     key_header: String,
@@ -119,7 +122,7 @@ impl SyncVaultBuilder {
             policy: RetryPolicy::default(),
             rules: Rules::default(),
             limits: Limits::default(),
-            body_bytes_max: 16 * 1024 * 1024,
+            body_bytes_max: None,
             max_in_flight: 16,
             retention: Retention::default(),
             key_header: "idempotency-key".to_owned(),
@@ -277,9 +280,9 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// How long a body may be. Default: 16 MiB.
+    /// How long a body may be. Default: 16 MiB, or `bytes_max` if that is less.
     pub fn body_bytes_max(mut self, max: u64) -> Self {
-        self.body_bytes_max = max;
+        self.body_bytes_max = Some(max);
         self
     }
 
@@ -445,25 +448,33 @@ impl SyncVaultBuilder {
         if let Some((name, _)) = timeouts.iter().find(|(_, time)| time.is_zero()) {
             return Err(bad(name, "must be longer than zero"));
         }
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        if let Some((name, _)) = timeouts[..2].iter().find(|(_, time)| *time > DAY) {
+            return Err(bad(name, "must be at most a day"));
+        }
         within("max_in_flight", self.max_in_flight as u64, 1, 1024)?;
         within("event_buffer", self.event_buffer as u64, 1, 1024 * 1024)?;
         within("pending_max", self.limits.actions_max, 1, u64::MAX)?;
         within("bytes_max", self.limits.bytes_max, 1, u64::MAX)?;
-        within(
-            "body_bytes_max",
-            self.body_bytes_max,
-            1,
-            self.limits.bytes_max,
-        )?;
+        let body_bytes_max = self
+            .body_bytes_max
+            .unwrap_or(BODY_BYTES_MAX.min(self.limits.bytes_max));
+        within("body_bytes_max", body_bytes_max, 1, self.limits.bytes_max)?;
         let key_header = HeaderName::try_from(self.key_header.as_str())
             .map_err(|e| bad("idempotency_header", "is not a header name").with_source(e))?;
+        if is_taken(&key_header) {
+            return Err(bad(
+                "idempotency_header",
+                "is a header that HTTP itself or credentials need",
+            ));
+        }
         Ok(Options {
             base_origin: Origin::of(&base)?,
             base,
             allowed_origins,
             policy,
             limits: self.limits,
-            body_bytes_max: self.body_bytes_max,
+            body_bytes_max,
             max_in_flight: self.max_in_flight,
             retention: self.retention,
             key_header,

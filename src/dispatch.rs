@@ -18,7 +18,7 @@ use crate::decide::{Counted, Gate, Plan, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Parts};
-use crate::store::{Advance, Amend, Append, Appended, Direct};
+use crate::store::{Amend, Append, Appended, Direct, Find};
 use crate::ticket::Ticket;
 use crate::transport::{Keep, keep, tee};
 use crate::worker::Control;
@@ -108,16 +108,16 @@ impl Desk {
                 parts.wake_for(&record);
                 Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
             }
-            Some(Appended::Leased { record }) => Ok(Admitted::Leased(Box::new(record))),
+            Some(Appended::Leased { record, superseded }) => {
+                if let Some(older) = superseded {
+                    parts.hub.publish(&older, EventKind::Superseded, now);
+                }
+                Ok(Admitted::Leased(Box::new(record)))
+            }
             Some(Appended::Known { record }) => {
                 Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
             }
-            Some(Appended::Conflict { id }) => Err(Error::new(
-                ErrorKind::IdempotencyConflict,
-                format!(
-                    "the idempotency key belongs to another request, action {id}: use a new key"
-                ),
-            )),
+            Some(Appended::Conflict { id }) => Err(conflict(id)),
             Some(Appended::Full { limit }) => Err(Error::new(
                 ErrorKind::Full,
                 format!("the queue is full ({limit}): drain it, clear it, or raise the limit"),
@@ -192,6 +192,9 @@ impl Desk {
     /// `OnFailure`: tried at once, and queued only when there is no answer to give.
     async fn send_first(&self, draft: Draft) -> Result<Outcome> {
         let parts = &self.parts;
+        if let Some(ticket) = self.known(&draft).await? {
+            return Ok(Outcome::Queued(ticket));
+        }
         let record = draft.record(parts.now())?;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
         let turn = if draft.lane.is_default() {
@@ -215,7 +218,7 @@ impl Desk {
         };
         drop(turn);
         if let Some(gate) = plan.gate {
-            self.keep_gate(gate).await;
+            self.keep_gate(gate);
         }
         outcome
     }
@@ -223,10 +226,22 @@ impl Desk {
     /// `Never`: an answer or an error.
     async fn send_only(&self, draft: Draft) -> Result<Outcome> {
         let parts = &self.parts;
-        if *parts.mode.borrow() == ConnectivityMode::Offline {
-            let text = "the app set the vault offline, and this request may not be queued";
-            return Err(Error::new(ErrorKind::Unreachable, text));
+        let why_not = if *parts.mode.borrow() == ConnectivityMode::Offline {
+            Some((ErrorKind::Unreachable, "the app set the vault offline"))
+        } else if parts.is_paused() {
+            Some((ErrorKind::WrongState, "the app paused the vault"))
+        } else if draft.not_before.is_some_and(|time| time > parts.now()) {
+            Some((ErrorKind::Invalid, "its `not_before` lies ahead"))
+        } else {
+            None
+        };
+        if let Some((kind, why)) = why_not {
+            return Err(Error::new(
+                kind,
+                format!("{why}, and this request may not be queued"),
+            ));
         }
+        self.known(&draft).await?;
         let turn = if draft.lane.is_default() {
             None
         } else {
@@ -244,7 +259,7 @@ impl Desk {
         let (_, plan, exchange) = self.try_once(record, &outgoing).await;
         drop(turn);
         if let Some(gate) = plan.gate {
-            self.keep_gate(gate).await;
+            self.keep_gate(gate);
         }
         exchange.result.map(Outcome::Sent).map_err(|failure| {
             let text = format!(
@@ -279,21 +294,50 @@ impl Desk {
 
     /// A direct send may pass only an empty lane. No store call while the whole vault is empty.
     async fn is_lane_busy(&self, lane: &Lane) -> Result<bool> {
-        if self.parts.hub.status().counts().pending == 0 {
+        let counts = *self.parts.hub.status().counts();
+        if counts.pending == 0 && counts.blocked_lanes == 0 {
             return Ok(false);
         }
         let totals = self.parts.store.lane(lane.clone()).await?;
         Ok(totals.pending > totals.direct || totals.blocked_by.is_some())
     }
 
-    async fn keep_gate(&self, gate: Gate) {
-        let mut step = Advance::new(self.parts.now(), self.parts.options.retention);
-        step.gates.push(gate);
-        if let Err(error) = self.parts.store.advance(step).await {
-            tracing::warn!(%error, "what was learned about an origin is not kept");
-        }
-        self.parts.wake.notify_one();
+    /// What was learned is in memory already; the worker writes it down.
+    fn keep_gate(&self, gate: Gate) {
+        // The worker is gone only when the vault is closed.
+        drop(self.reports.send(Report::Gate(Box::new(gate))));
     }
+
+    /// What a caller's own key is known for: the ticket of the same request, or a conflict. For sends that are not
+    /// appended before they are tried.
+    async fn known(&self, draft: &Draft) -> Result<Option<Ticket>> {
+        let Some(key) = &draft.key else {
+            return Ok(None);
+        };
+        let Some(record) = self.parts.store.get(Find::Key(key.clone())).await? else {
+            return Ok(None);
+        };
+        let is_remembered = match record.state {
+            State::Delivered { at, .. } => {
+                at.after(self.parts.options.retention.age) > self.parts.now()
+            }
+            State::Cancelled { .. } | State::Expired { .. } | State::Superseded { .. } => false,
+            _ => true,
+        };
+        match is_remembered {
+            false => Ok(None),
+            true if record.fingerprint == draft.fingerprint() => {
+                Ok(Some(Ticket::of(self.parts.clone(), &record)))
+            }
+            true => Err(conflict(record.id)),
+        }
+    }
+}
+
+fn conflict(id: ActionId) -> Error {
+    let text =
+        format!("the idempotency key belongs to another request, action {id}: use a new key");
+    Error::new(ErrorKind::IdempotencyConflict, text)
 }
 
 /// What became of an admitted request.
@@ -312,39 +356,53 @@ async fn attempt_direct(
 ) {
     let exchange = attempt::exchange(&parts, &outgoing).await;
     let mut plan = attempt::conclude(&parts, &record, WireState::NeverSent, &outgoing, &exchange);
-    let is_refused = matches!(plan.settlement, Settlement::Dead { .. });
     let response = match (&plan.settlement, exchange.result) {
-        (Settlement::Delivered { .. }, Ok(response)) => split(&parts, &record, response),
+        (Settlement::Delivered { .. }, Ok(response)) => {
+            let (response, settled) = split(&parts, &record, response);
+            // The caller may have dropped its future.
+            drop(reply.send(Reply::Sent(response)));
+            let mut finished = attempt::finished(&record, plan, None);
+            finished.settled = Some(settled);
+            return reporter.finish(finished);
+        }
         (Settlement::Dead { .. }, Ok(response)) => response,
         _ => {
             let mut finished = attempt::finished(&record, plan, None);
-            finished.reply = Some(reply);
+            finished.reply = Some((reply, Reply::Settled));
             return reporter.finish(finished);
         }
     };
-    let answer = match reply.send(Reply::Sent(response)) {
-        Ok(()) if is_refused => {
-            plan.settlement = Settlement::Returned;
-            None
-        }
-        // The caller dropped its future: nobody heard of the refusal, so it is kept.
-        Err(Reply::Sent(response)) if is_refused => {
-            Some(keep(response, &Keep::default(), parts.now()).await)
-        }
-        _ => None,
-    };
-    reporter.finish(attempt::finished(&record, plan, answer));
+    if reply.is_closed() {
+        // The caller dropped its future: nobody hears of the refusal, so it is kept.
+        let answer = keep(response, &Keep::default(), parts.now()).await;
+        return reporter.finish(attempt::finished(&record, plan, Some(answer)));
+    }
+    // Told after the settle: the key is then free for the caller's next try.
+    plan.settlement = Settlement::Returned;
+    let mut finished = attempt::finished(&record, plan, None);
+    finished.reply = Some((reply, Reply::Sent(response)));
+    reporter.finish(finished);
 }
 
 /// What the caller gets. It streams as it comes; what passed by is kept when the body ended or was dropped.
-fn split(parts: &Arc<Parts>, record: &Record, response: reqwest::Response) -> reqwest::Response {
+fn split(
+    parts: &Arc<Parts>,
+    record: &Record,
+    response: reqwest::Response,
+) -> (reqwest::Response, oneshot::Sender<()>) {
     let (parts, id) = (parts.clone(), record.id);
-    tee(response, &Keep::default(), parts.now(), move |answer| {
+    let (settled, is_settled) = oneshot::channel();
+    let response = tee(response, &Keep::default(), parts.now(), move |answer| {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        runtime.spawn(async move { keep_later(&parts, id, &answer).await });
-    })
+        runtime.spawn(async move {
+            // Nothing is ever sent: the other end goes when the attempt is settled.
+            is_settled.await.ok();
+            keep_later(&parts, id, &answer).await;
+        });
+    });
+    (response, settled)
 }
 
 async fn keep_later(parts: &Parts, id: ActionId, answer: &Answer) {

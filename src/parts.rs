@@ -139,6 +139,10 @@ pub(crate) struct Parts {
     pub(crate) connection: watch::Sender<Connection>,
     pub(crate) is_paused: AtomicBool,
     pub(crate) is_closing: AtomicBool,
+    /// The worker ended in order, and the store is closed.
+    pub(crate) is_closed: AtomicBool,
+    /// Held while a pause or a resume is written: the flag and the disk agree.
+    pausing: tokio::sync::Mutex<()>,
     pub(crate) wake: Notify,
     /// The timer that the worker sleeps on, in milliseconds; the end of time while it is awake, or has none.
     sleeps_until: AtomicU64,
@@ -234,6 +238,8 @@ impl Parts {
             connection: watch::Sender::new(Connection::Online),
             is_paused: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+            pausing: tokio::sync::Mutex::default(),
             wake: Notify::new(),
             sleeps_until: AtomicU64::new(u64::MAX),
             gates: Mutex::new(gates),
@@ -362,6 +368,10 @@ impl Parts {
         let pause = match &change {
             Amend::Pause { paused } => Some(*paused),
             _ => None,
+        };
+        let _pausing = match pause {
+            Some(_) => Some(self.pausing.lock().await),
+            None => None,
         };
         let amended = self.store.amend(change).await?;
         if let Some(paused) = pause {

@@ -45,7 +45,6 @@ const WORD_BYTES_MAX: usize = 255;
 ///     .await?;
 /// # Ok(()) }
 /// ```
-#[derive(Debug)]
 #[must_use = "a request does nothing until `send()` or `enqueue()`"]
 pub struct RequestBuilder {
     dispatch: Arc<Dispatch>,
@@ -60,6 +59,18 @@ pub struct RequestBuilder {
     expires_in: Option<Duration>,
     not_before: Option<Timestamp>,
     delivery: Option<Delivery>,
+}
+
+/// Method, host and path only: bodies, query strings and header values stay out of logs.
+impl std::fmt::Debug for RequestBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestBuilder")
+            .field("request", &self.request)
+            .field("body_bytes", &self.body.len())
+            .field("lane", &self.lane)
+            .field("delivery", &self.delivery)
+            .finish_non_exhaustive()
+    }
 }
 
 impl RequestBuilder {

@@ -26,8 +26,7 @@ use crate::store::Find;
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
-
+#[derive(Clone)]
 pub struct Ticket {
     parts: Arc<Parts>,
     id: ActionId,
@@ -49,6 +48,16 @@ pub enum End {
     Expired,
     /// A newer action with the same coalescing key took its place.
     Superseded,
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket")
+            .field("id", &self.id)
+            .field("key", &self.key)
+            .field("lane", &self.lane)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Ticket {

@@ -1,6 +1,7 @@
 //! `SyncVault`, the handle: requests in, queue and dead letters out, watching and control. No flow of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Method;
@@ -544,9 +545,19 @@ impl SyncVault {
     pub async fn shutdown(&self, deadline: Duration) -> Result<()> {
         let (done, closed) = oneshot::channel();
         if self.tell(Control::Shutdown { deadline, done }).is_err() {
+            return self.ended();
+        }
+        closed.await.unwrap_or_else(|_| self.ended())
+    }
+
+    /// The worker is gone: in order, or with its runtime or its store.
+    fn ended(&self) -> Result<()> {
+        if self.parts().is_closed.load(Ordering::Acquire) {
             return Ok(());
         }
-        closed.await.unwrap_or(Ok(()))
+        let text =
+            "the vault ended before it was shut down: its runtime is gone, or its store failed";
+        Err(Error::new(ErrorKind::Closed, text))
     }
 
     /// What one lane holds: how many actions, which is first, and what blocks it.

@@ -10,12 +10,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{AbortHandle, Abortable};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::action::{ActionId, Answer, Origin, Record, State};
-use crate::attempt::{self, Finished, Reply, Report, Reporter};
+use crate::attempt::{self, Finished, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::connectivity::{NetworkChanges, Reach};
 use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settlement, open_gate};
@@ -47,6 +47,8 @@ pub(crate) enum Control {
 struct Running {
     origin: Origin,
     abort: AbortHandle,
+    /// A direct send: it takes no slot of the queue, and no pass waits for it.
+    is_direct: bool,
 }
 
 struct Stopping {
@@ -62,9 +64,21 @@ pub(crate) struct Mail {
     pub(crate) report_to: mpsc::UnboundedSender<Report>,
 }
 
+/// Without its worker a vault takes nothing more, and its streams end.
+struct Lifeline(Arc<Parts>);
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        self.0.is_closing.store(true, Ordering::Release);
+        self.0.hub.close();
+    }
+}
+
 pub(crate) struct Worker {
     parts: Arc<Parts>,
     mail: Mail,
+    /// Last words: also when the runtime goes, or this panics.
+    _lifeline: Lifeline,
     changes: NetworkChanges,
     probing: Probing,
     running: HashMap<ActionId, Running>,
@@ -84,9 +98,15 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(parts: Arc<Parts>, mail: Mail) -> Self {
-        let changes = parts.connectivity.changes();
+        // A stream that ends only has no more hints; it must not be asked again.
+        let changes = parts
+            .connectivity
+            .changes()
+            .chain(stream::pending())
+            .boxed();
         let clocks = ClockWatch::new(parts.now(), Duration::ZERO);
         Self {
+            _lifeline: Lifeline(parts.clone()),
             parts,
             mail,
             changes,
@@ -193,7 +213,7 @@ impl Worker {
             .parts
             .options
             .max_in_flight
-            .saturating_sub(self.running.len());
+            .saturating_sub(self.queued_running());
         let is_asked = !self.passes.is_idle();
         let may = !self.parts.is_paused()
             && self.stopping.is_none()
@@ -207,6 +227,11 @@ impl Worker {
                 forced,
             }
         })
+    }
+
+    /// How many attempts of the queue run.
+    fn queued_running(&self) -> usize {
+        self.running.values().filter(|r| !r.is_direct).count()
     }
 
     /// An origin in trouble gets one attempt at a time, until it answers well.
@@ -242,16 +267,15 @@ impl Worker {
         self.parts.hub.set_totals(done.totals);
         self.parts.refresh_connection();
         let finished = std::mem::take(&mut self.finished);
+        // A server that told how long to wait is not asked before.
+        let own_wait_max = self.parts.options.policy.origin_backoff.cap();
         for (finished, record) in finished.into_iter().zip(&done.settled) {
             // A poison request makes a gateway answer 502 for ever. Only another answer of the origin tells
             // that from an outage, and behind this action there may be none: ask.
-            if let Some(Gate {
-                key: GateKey::Origin(origin),
-                reason,
-                failures,
-                ..
-            }) = &finished.gate
-                && (*reason, *failures > 0) == (GateReason::Unavailable, true)
+            if let Some(gate) = &finished.gate
+                && let GateKey::Origin(origin) = &gate.key
+                && (gate.reason, gate.failures > 0) == (GateReason::Unavailable, true)
+                && gate.closed_until.since(gate.changed) <= own_wait_max
             {
                 self.probing.start(&self.parts, origin.clone());
             }
@@ -280,7 +304,6 @@ impl Worker {
             }
         );
         let kind = match (&record.state, result) {
-            (_, Settlement::Returned) => EventKind::Returned { status },
             (State::Delivered { status, .. }, _) => EventKind::Succeeded { status: *status },
             (State::Dead { reason, .. }, _) => {
                 let answer = answer.and_then(|bytes| Answer::decode(bytes).ok());
@@ -289,6 +312,7 @@ impl Worker {
                     reason: reason.clone(),
                 }
             }
+            (_, Settlement::Returned) => EventKind::Returned { status },
             (State::Queued { due }, _) => {
                 let error = error.unwrap_or_default();
                 EventKind::Failed {
@@ -302,9 +326,9 @@ impl Worker {
         };
         self.passes.count(&kind);
         self.parts.hub.publish(record, kind, now);
-        if let Some(reply) = finished.reply {
+        if let Some((reply, told)) = finished.reply {
             // The caller may have dropped its future: the action is on disk all the same.
-            drop(reply.send(Reply::Settled));
+            drop(reply.send(told));
         }
     }
 
@@ -320,9 +344,11 @@ impl Worker {
             };
             self.parts.hub.publish(record, kind, self.parts.now());
             let (abort, registration) = AbortHandle::new_pair();
+            let origin = record.origin.clone();
             let running = Running {
-                origin: record.origin.clone(),
+                origin,
                 abort,
+                is_direct: false,
             };
             self.running.insert(record.id, running);
             let attempt = attempt::run(self.parts.clone(), leased, reporter);
@@ -333,7 +359,19 @@ impl Worker {
     fn on_report(&mut self, report: Report) {
         match report {
             Report::Started { id, origin, abort } => {
-                self.running.insert(id, Running { origin, abort });
+                let is_direct = true;
+                self.running.insert(
+                    id,
+                    Running {
+                        origin,
+                        abort,
+                        is_direct,
+                    },
+                );
+            }
+            Report::Gate(gate) => {
+                self.gates.push(*gate);
+                self.is_hungry = true;
             }
             Report::Finished(finished) => {
                 // Its slot is free at once: what it frees is leased in the commit that settles it.
@@ -409,7 +447,7 @@ impl Worker {
 
     /// Ends the pass for who waits for it, when nothing runs and nothing more can go now.
     fn end_pass(&mut self, next_due: Option<Timestamp>) {
-        if self.passes.is_idle() || !self.running.is_empty() {
+        if self.passes.is_idle() || self.queued_running() > 0 {
             return;
         }
         let counts = *self.parts.hub.status().counts();
@@ -468,7 +506,8 @@ impl Worker {
     }
 
     fn stop(&mut self, deadline: Duration, done: Option<oneshot::Sender<Result<()>>>) {
-        let until = Instant::now() + deadline;
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+        let until = Instant::now() + deadline.min(YEAR);
         match &mut self.stopping {
             Some(stopping) => {
                 stopping.until = stopping.until.min(until);
@@ -513,6 +552,9 @@ impl Worker {
     async fn close(mut self) {
         self.end_pass(None);
         let closed = self.parts.store.close().await;
+        self.parts
+            .is_closed
+            .store(closed.is_ok(), Ordering::Release);
         if let Err(error) = &closed {
             tracing::error!(%error, "the store did not close well");
         }

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 
 /// A request the app wants done, as kept in the queue.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Action {
     /// The id.
@@ -60,6 +60,25 @@ pub struct Action {
     pub last_error: Option<String>,
     /// Length of the body in bytes.
     pub body_bytes: u64,
+}
+
+/// Without query string and header values: they stay out of logs.
+impl std::fmt::Debug for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Action")
+            .field("id", &self.id)
+            .field("key", &self.key)
+            .field("lane", &self.lane)
+            .field("method", &self.method)
+            .field("origin", &self.origin)
+            .field("path", &self.url.path())
+            .field("tag", &self.tag)
+            .field("state", &self.state)
+            .field("wire_state", &self.wire_state)
+            .field("attempts", &self.attempts)
+            .field("last_error", &self.last_error)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Action {

@@ -1,7 +1,9 @@
 //! Checks of options. Each error names the option.
 
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
 
+use crate::decide::split_credentials;
 use crate::error::{Error, Result};
 
 pub(super) fn is_loopback(url: &Url) -> bool {
@@ -14,6 +16,14 @@ pub(super) fn is_loopback(url: &Url) -> bool {
         }
         None => false,
     }
+}
+
+/// Headers that cannot carry an idempotency key: they have a meaning of their own.
+pub(super) fn is_taken(name: &HeaderName) -> bool {
+    let value = HeaderValue::from_static("x");
+    let headers = HeaderMap::from_iter([(name.clone(), value)]);
+    let (storable, _) = split_credentials(&headers);
+    storable.is_empty() || *name == CONTENT_TYPE
 }
 
 pub(super) fn parse_url(text: &str) -> Result<Url> {

@@ -12,7 +12,8 @@ pub enum Settlement {
         /// The status of the answer.
         status: u16,
     },
-    /// A direct send's refusal went to the caller. Nothing of it is kept; the ledger counts it.
+    /// A direct send's refusal goes to the caller. Nothing of it is kept; the ledger counts it. When another caller was
+    /// told of the action meanwhile, by its key, it becomes a dead letter instead.
     Returned,
     /// Back to the queue, in its old place.
     Retry {

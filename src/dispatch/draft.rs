@@ -64,7 +64,7 @@ impl Draft {
     }
 
     /// Method, URL and body: what an idempotency key stands for.
-    fn fingerprint(&self) -> String {
+    pub(super) fn fingerprint(&self) -> String {
         let mut hash = blake3::Hasher::new();
         for part in [
             self.request.method.as_str().as_bytes(),

@@ -76,10 +76,6 @@ impl Default for Limits {
 /// What became of one [`Append`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one or a few live at a time, and a record is what callers want"
-)]
 pub enum Appended {
     /// It is queued.
     Queued {
@@ -92,6 +88,8 @@ pub enum Appended {
     Leased {
         /// The record as stored.
         record: Record,
+        /// The action that it superseded by its coalescing key.
+        superseded: Option<Record>,
     },
     /// The key is known for the same request: this is the action that has it. Nothing was added.
     Known {

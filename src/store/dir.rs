@@ -21,14 +21,22 @@ pub(super) struct VaultDir {
 impl VaultDir {
     /// Creates the directory when it is missing, checks that it is ours, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let is_new = create_dir(path)?;
-        // A directory with other things in it, a home directory say, keeps its mode.
-        if is_new || is_vault_or_empty(path)? {
-            restrict_dir(path)?;
+        if path.as_os_str().is_empty() {
+            return Err(Error::invalid(
+                "the path of the vault is empty; name a directory",
+            ));
         }
-        refuse_foreign(path)?;
+        // Absolute, so that a changed working directory changes nothing; rebuilt from its parts, so that a trailing
+        // separator does not hide a symbolic link.
+        let path = std::path::absolute(path).map_err(|e| failed("find", path, e))?;
+        let path: PathBuf = path.components().collect();
+        let is_new = create_dir(&path)?;
+        refuse_foreign(&path)?;
+        // A directory with other things in it, a home directory say, keeps its mode.
+        if is_new || is_vault_or_empty(&path)? {
+            restrict_dir(&path)?;
+        }
         let lock = lock(&path.join(LOCK))?;
-        let path = path.to_owned();
         Ok(Self { path, _lock: lock })
     }
 

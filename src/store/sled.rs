@@ -131,6 +131,19 @@ impl SledEngine {
         })
     }
 
+    /// A directory that was deleted or replaced under a running vault must not acknowledge anything.
+    fn check_still_there(&self) -> Result<()> {
+        let file = self.path.join("db");
+        if is_same_file(&file, &self.file).map_err(|e| failed("look at", &file, e))? {
+            return Ok(());
+        }
+        let text = format!(
+            "{} was replaced while the vault was open; reopen it",
+            file.display()
+        );
+        Err(Error::new(ErrorKind::Storage, text))
+    }
+
     /// Remembers outside sled that the database holds something: sled takes a damaged file for an empty one.
     fn mark(&mut self) -> Result<()> {
         let path = self.dir.path().join(MARK);
@@ -164,6 +177,19 @@ fn move_aside_torn_snapshots(path: &Path, dir: &VaultDir) -> Result<()> {
         tracing::warn!(name, "a torn snapshot was moved to quarantine");
     }
     Ok(())
+}
+
+#[cfg(unix)]
+fn is_same_file(path: &Path, open: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (there, ours) = (fs::symlink_metadata(path)?, open.metadata()?);
+    Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+}
+
+/// Elsewhere an open file cannot be replaced.
+#[cfg(not(unix))]
+fn is_same_file(path: &Path, _open: &File) -> io::Result<bool> {
+    path.try_exists()
 }
 
 /// Makes every name durable on the way to the data, before anything is acknowledged.
@@ -218,6 +244,7 @@ impl Engine for SledEngine {
                 None => writes.remove(key),
             }
         }
+        self.check_still_there()?;
         self.db
             .apply_batch(writes)
             .map_err(|e| broken("write to", e))?;

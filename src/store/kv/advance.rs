@@ -7,9 +7,9 @@ use super::ending::change_state;
 use super::keys;
 use super::queue::Queue;
 use super::records::{Found, Kept};
-use crate::action::{Change, Origin, Record, State, WireState};
+use crate::action::{Change, DeadReason, Origin, Record, State, WireState};
 use crate::clock::Timestamp;
-use crate::decide::{Counted, Settlement};
+use crate::decide::{Counted, DeadLane, Settlement};
 use crate::error::Result;
 use crate::store::{Advance, Advanced, Settle};
 
@@ -66,6 +66,7 @@ impl<E: Engine> Queue<E> {
         let Some(mut record) = self.in_flight.remove(&settle.id) else {
             return Ok(None);
         };
+        let is_told = !self.is_direct(&record);
         self.end_attempt(&record)?;
         record.wire = settle.wire;
         record.last_status = settle.status.or(record.last_status);
@@ -73,7 +74,15 @@ impl<E: Engine> Queue<E> {
         if let Some(answer) = answer {
             self.put_answer(&mut record, &answer)?;
         }
-        self.conclude(&mut record, settle.result, now)?;
+        let result = match (settle.result, settle.status) {
+            // Somebody holds a ticket of it by now: what was refused must stay to be seen.
+            (Settlement::Returned, Some(status)) if is_told => Settlement::Dead {
+                reason: DeadReason::Rejected { status },
+                lane: DeadLane::Skip,
+            },
+            (result, _) => result,
+        };
+        self.conclude(&mut record, result, now)?;
         Ok(Some(record))
     }
 

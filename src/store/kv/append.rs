@@ -41,7 +41,7 @@ impl<E: Engine> Queue<E> {
         self.admit(&mut record, append.now);
         if self.may_go_now(&record, append.direct, append.now)? {
             self.lease_new(&mut record, &body, append.now)?;
-            return Ok(Appended::Leased { record });
+            return Ok(Appended::Leased { record, superseded });
         }
         self.write_birth(&mut record, &body)?;
         self.place(&record)?;
@@ -84,6 +84,12 @@ impl<E: Engine> Queue<E> {
             }
         }
         Ok(None)
+    }
+
+    /// Does it still run in the lease it came in with, and nobody else was told of it?
+    pub(super) fn is_direct(&self, record: &Record) -> bool {
+        let direct = self.direct.get(&record.lane);
+        direct.is_some_and(|ids| ids.contains(&record.id))
     }
 
     /// Somebody is told that it is queued: from now on it stands in the way of others, as what is queued does.

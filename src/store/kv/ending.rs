@@ -38,8 +38,10 @@ impl<E: Engine> Queue<E> {
     /// Takes a pending action out of its lane and out of the pending counts.
     pub(super) fn leave_pending(&mut self, record: &Record) -> Result<()> {
         self.displace(&record.lane, record.seq)?;
-        self.tally.counts.pending -= 1;
-        self.tally.ledger.pending -= 1;
+        let short = || Error::new(ErrorKind::Storage, "more actions end than were pending");
+        let (counts, ledger) = (&mut self.tally.counts, &mut self.tally.ledger);
+        counts.pending = counts.pending.checked_sub(1).ok_or_else(short)?;
+        ledger.pending = ledger.pending.checked_sub(1).ok_or_else(short)?;
         Ok(())
     }
 

@@ -110,6 +110,10 @@ impl<E: Engine> Queue<E> {
             Part::Pending | Part::Lane(_) => Place::decode(value)?.id,
             Part::Dead | Part::Settled => keys::id_at(key, 9)?,
         };
+        // What is in flight is known from memory, and is not evicted from under its attempt.
+        if let Some(record) = self.in_flight.get(&id) {
+            return Ok(Some(record.clone()));
+        }
         match self.read(id)? {
             Found::Record(record) => return Ok(Some(record)),
             Found::Newer => return Ok(None),

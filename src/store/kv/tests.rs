@@ -230,7 +230,7 @@ fn storm_append(queue: &mut Queue<MemoryEngine>, dice: &mut Dice, now: u64) -> O
         [usize::try_from(dice.roll(3)).expect("small")];
     new.key_retention = Duration::from_millis(30);
     match append(queue, new) {
-        Appended::Leased { record } => Some(record),
+        Appended::Leased { record, .. } => Some(record),
         _ => None,
     }
 }
@@ -566,7 +566,7 @@ fn direct_sends_that_fail_return_to_their_places() {
     for now in 1..4 {
         let mut new = action("a", now);
         new.direct = Direct::SideBySide;
-        let Appended::Leased { record } = append(&mut queue, new) else {
+        let Appended::Leased { record, .. } = append(&mut queue, new) else {
             panic!("nothing is queued")
         };
         assert_eq!((record.attempts, record.wire), (1, WireState::MaybeSent));

@@ -183,7 +183,7 @@ impl<F: StoreFactory> Rig<'_, F> {
     /// Appends one that must be leased at once.
     pub(super) async fn lease_direct(&self, draft: Draft) -> Record {
         match self.append(draft).await {
-            Appended::Leased { record } => record,
+            Appended::Leased { record, .. } => record,
             other => panic!("expected Leased, got {other:?}"),
         }
     }

@@ -340,3 +340,42 @@ async fn a_shutdown_cuts_off_what_runs_too_long_and_loses_nothing() {
     assert!(matches!(vault.status(), Status::Synced(_)));
     assert_balanced(&vault).await;
 }
+
+/// Hints that end are no hints; a vault without its runtime is closed; no deadline is too long.
+#[tokio::test]
+async fn a_vault_whose_worker_is_gone_says_so() {
+    let server = ChaosServer::start().await;
+    let url = server.url();
+    let (vault, ticket) = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("runtime").block_on(async {
+            let vault = SyncVault::builder(url)
+                .store(MemoryStore::new())
+                .build()
+                .await;
+            let vault = vault.expect("vault");
+            vault.pause().await.expect("pause");
+            let ticket = enqueue(&vault, "a", "1").await;
+            (vault, ticket)
+        })
+    })
+    .await
+    .expect("join");
+    let error = vault.post("/x").enqueue().await.expect_err("no worker");
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    let error = soon(ticket.wait()).await.expect_err("no worker");
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    let error = soon(vault.shutdown(Duration::MAX))
+        .await
+        .expect_err("it ended before");
+    assert_eq!(error.kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn no_deadline_is_too_long() {
+    let server = ChaosServer::start().await;
+    let vault = vault(&server).await;
+    soon(vault.shutdown(Duration::MAX)).await.expect("shutdown");
+}

@@ -319,3 +319,111 @@ async fn a_401_is_answered_with_one_refresh_and_no_attempt_is_burnt() {
     assert_eq!((action.attempts, action.attempts_counted), (1, 0));
     assert!(matches!(action.state, State::Delivered { status: 200, .. }));
 }
+
+/// Two callers, one key: the server refuses, and the second caller, who was told "queued", must find out.
+#[tokio::test]
+async fn a_refusal_that_somebody_else_waits_for_is_a_dead_letter() {
+    let server = ChaosServer::start().await;
+    server.always(Behaviour::status(404).after(Duration::from_millis(100)));
+    let vault = vault(&server).await;
+    let request = || vault.post("/p").idempotency_key("k");
+    let first = tokio::spawn(request().send());
+    server.wait_received(1).await;
+    let second = request().enqueue().await.expect("known");
+    let first = soon(first).await.expect("join").expect("send");
+    assert_eq!(first.response().expect("sent").status(), 404);
+    let want = syncvault::DeadReason::Rejected { status: 404 };
+    assert_eq!(soon(second.wait()).await.expect("end"), End::Dead(want));
+    assert_balanced(&vault).await;
+}
+
+#[tokio::test]
+async fn a_refused_key_is_free_once_the_refusal_was_told() {
+    let server = ChaosServer::start().await;
+    server.answers(404);
+    let vault = vault(&server).await;
+    for _ in 0..20 {
+        let sent = soon(vault.post("/p").idempotency_key("k").send())
+            .await
+            .expect("send");
+        assert_eq!(sent.response().expect("sent").status(), 404);
+    }
+    assert_eq!(server.received().len(), 20);
+}
+
+#[tokio::test]
+async fn a_key_is_checked_before_a_request_that_is_not_written_ahead() {
+    let server = ChaosServer::start().await;
+    let vault = vault(&server).await;
+    let request = |body: &'static str| vault.post("/p").idempotency_key("k").body(body);
+    assert!(soon(request("a").send()).await.expect("send").is_sent());
+    soon(vault.wait_idle()).await.expect("idle");
+    for delivery in [Delivery::OnFailure, Delivery::Never] {
+        let error = request("b")
+            .delivery(delivery)
+            .send()
+            .await
+            .expect_err("another body");
+        assert_eq!(error.kind(), ErrorKind::IdempotencyConflict);
+    }
+    let known = request("a")
+        .delivery(Delivery::OnFailure)
+        .send()
+        .await
+        .expect("known");
+    let end = known.ticket().expect("a ticket").end().await.expect("end");
+    assert!(matches!(end, Some(End::Delivered(_))));
+    assert_eq!(server.received().len(), 1);
+}
+
+#[tokio::test]
+async fn a_direct_send_does_not_pass_a_blocked_lane() {
+    let server = ChaosServer::start().await;
+    server.next(Behaviour::status(400));
+    let dead_lane = syncvault::DeadLane::Block;
+    let vault = builder(&server)
+        .dead_lane(dead_lane)
+        .build()
+        .await
+        .expect("vault");
+    let dead = enqueue(&vault, "a", "1").await;
+    soon(dead.wait()).await.expect("dead");
+    for delivery in [Delivery::OnFailure, Delivery::WriteAhead] {
+        let sent = vault
+            .put("/2")
+            .lane("a")
+            .delivery(delivery)
+            .send()
+            .await
+            .expect("send");
+        assert!(sent.is_queued(), "{delivery:?}");
+    }
+    assert_eq!(server.received().len(), 1);
+}
+
+#[tokio::test]
+async fn a_direct_send_that_supersedes_says_so() {
+    let server = ChaosServer::start().await;
+    let vault = vault(&server).await;
+    let put = || vault.put("/d").coalesce("d").lane("a");
+    let later = std::time::SystemTime::now() + Duration::from_secs(3600);
+    let old = put().not_before(later).enqueue().await.expect("enqueue");
+    assert!(soon(put().send()).await.is_ok());
+    assert_eq!(soon(old.wait()).await.expect("end"), End::Superseded);
+}
+
+#[tokio::test]
+async fn a_panic_in_an_attempt_neither_loops_nor_stops_the_vault() {
+    let server = ChaosServer::start().await;
+    let vault = builder(&server)
+        .classifier(|_: &syncvault::decide::Observation<'_>| panic!("the app's bug"))
+        .build()
+        .await
+        .expect("vault");
+    let ticket = enqueue(&vault, "a", "1").await;
+    assert!(matches!(
+        soon(ticket.wait()).await.expect("end"),
+        End::Delivered(_)
+    ));
+    assert_eq!(server.received().len(), 1, "the table decided");
+}

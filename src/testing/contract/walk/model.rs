@@ -37,7 +37,7 @@ pub(super) struct Model {
 #[derive(Debug, PartialEq)]
 pub(super) enum Want {
     Queued { superseded: Option<ActionId> },
-    Leased,
+    Leased { superseded: Option<ActionId> },
     Known(ActionId),
     Conflict(ActionId),
 }
@@ -213,7 +213,7 @@ impl Model {
         if leased {
             self.lease(new.id);
             self.get_mut(new.id).is_direct = true;
-            return Want::Leased;
+            return Want::Leased { superseded };
         }
         Want::Queued { superseded }
     }

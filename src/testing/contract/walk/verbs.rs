@@ -70,7 +70,10 @@ impl<F: StoreFactory> Walk<'_, F> {
                     let superseded = superseded.map(|record| record.id);
                     (Want::Queued { superseded }, Some(record))
                 }
-                Appended::Leased { record } => (Want::Leased, Some(record)),
+                Appended::Leased { record, superseded } => {
+                    let superseded = superseded.map(|record| record.id);
+                    (Want::Leased { superseded }, Some(record))
+                }
                 Appended::Known { record } => (Want::Known(record.id), None),
                 Appended::Conflict { id } => (Want::Conflict(id), None),
                 Appended::Full { limit } => panic!("nothing is full here: {limit}"),
