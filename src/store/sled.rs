@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -96,15 +97,14 @@ impl SledEngine {
     fn open(dir: VaultDir, options: &SledOptions) -> Result<Self> {
         let path = dir.subdir("sled")?;
         move_aside_torn_snapshots(&path, &dir)?;
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(&path)
             .cache_capacity(options.cache_bytes)
             .mode(sled::Mode::HighThroughput)
             .segment_size(SEGMENT_BYTES)
             .use_compression(false)
-            .flush_every_ms(None)
-            .open()
-            .map_err(unopenable)?;
+            .flush_every_ms(None);
+        let db = open_patiently(&config)?;
         restrict_below(&path)?;
         let file_path = path.join("db");
         let file = OpenOptions::new()
@@ -190,6 +190,31 @@ fn is_same_file(path: &Path, open: &File) -> io::Result<bool> {
 #[cfg(not(unix))]
 fn is_same_file(path: &Path, _open: &File) -> io::Result<bool> {
     path.try_exists()
+}
+
+/// Opens the database. We hold the lock of the directory, so whoever holds sled's own is what is left of an earlier
+/// store of this process: sled's threads let go of it a little after its handle was dropped.
+fn open_patiently(config: &sled::Config) -> Result<sled::Db> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let start = Instant::now();
+    loop {
+        match config.open() {
+            Err(error) if is_locked(&error) && start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) if is_locked(&error) => {
+                let text =
+                    "the database is in use by something that does not hold the vault's lock";
+                return Err(Error::new(ErrorKind::Locked, text).with_source(error));
+            }
+            opened => return opened.map_err(unopenable),
+        }
+    }
+}
+
+fn is_locked(error: &sled::Error) -> bool {
+    let is_lock = |e: &io::Error| e.to_string().contains("could not acquire lock");
+    matches!(error, sled::Error::Io(e) if is_lock(e))
 }
 
 /// Makes every name durable on the way to the data, before anything is acknowledged.

@@ -193,6 +193,29 @@ fn check(batch: &[Append]) -> Result<()> {
     Ok(())
 }
 
+impl<E: Engine> KvStore<E> {
+    /// Reads a body or an answer. Its file may be replaced or removed between the two steps: then the queue knows of
+    /// another one, or of none.
+    async fn read_kept(&self, id: ActionId, kind: FileKind) -> Result<Option<Body>> {
+        const TRIES: u32 = 4;
+        let mut tries = 0;
+        loop {
+            let kept = self.submit(move |queue| match kind {
+                FileKind::Body => queue.body_of(id),
+                FileKind::Answer => queue.answer_of(id),
+            });
+            let Some(kept) = kept.await? else {
+                return Ok(None);
+            };
+            tries += 1;
+            match fetch(self.bodies.clone(), kept).await {
+                Err(error) if error.kind() == ErrorKind::Corrupt && tries < TRIES => {}
+                read => return read.map(Some),
+            }
+        }
+    }
+}
+
 impl<E: Engine> Store for KvStore<E> {
     fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened> {
         let is_first = !self.is_swept.swap(true, Ordering::AcqRel);
@@ -266,24 +289,14 @@ impl<E: Engine> Store for KvStore<E> {
     }
 
     fn body(&self, id: ActionId) -> StoreFuture<'_, Option<Body>> {
-        let body = self.submit(move |queue| queue.body_of(id));
-        Box::pin(async move {
-            match body.await? {
-                Some(body) => fetch(self.bodies.clone(), body).await.map(Some),
-                None => Ok(None),
-            }
-        })
+        Box::pin(async move { self.read_kept(id, FileKind::Body).await })
     }
 
     fn answer(&self, id: ActionId) -> StoreFuture<'_, Option<Bytes>> {
-        let answer = self.submit(move |queue| queue.answer_of(id));
         Box::pin(async move {
-            let Some(answer) = answer.await? else {
-                return Ok(None);
-            };
-            match fetch(self.bodies.clone(), answer).await? {
-                Body::Bytes(bytes) => Ok(Some(bytes)),
-                Body::File(_) => Ok(None),
+            match self.read_kept(id, FileKind::Answer).await? {
+                Some(Body::Bytes(bytes)) => Ok(Some(bytes)),
+                Some(Body::File(_)) | None => Ok(None),
             }
         })
     }

@@ -10,7 +10,8 @@ use super::txn::{Front, Txn};
 use crate::action::Lane;
 use crate::error::Result;
 
-/// One group for each pair of gate number and rank of priority that ever had a ready head in this run.
+/// One group for each pair of gate number and rank of priority that has a ready head. One that is found empty goes:
+/// a group that is not here has none.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     groups: BTreeMap<(u32, u8), Front>,
@@ -35,7 +36,7 @@ impl Ready {
         let front = self
             .groups
             .entry(group)
-            .or_insert_with(|| Front::new(&keys::ready_group(head.gate_no, head.rank)));
+            .or_insert_with(|| Front::empty(&keys::ready_group(head.gate_no, head.rank)));
         let name = Bytes::copy_from_slice(lane.as_str().as_bytes());
         front.put(txn, head.key(), name);
     }
@@ -62,6 +63,7 @@ impl Ready {
             return Ok(None);
         };
         let Some((key, name)) = front.peek(txn)? else {
+            self.groups.remove(&group);
             return Ok(None);
         };
         Ok(Some((Head::of(&key)?, name)))

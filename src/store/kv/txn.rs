@@ -118,6 +118,15 @@ impl Front {
         }
     }
 
+    /// For a part that is known to be empty.
+    pub(super) fn empty(prefix: &[u8]) -> Self {
+        let first = First::Known(None);
+        Self {
+            first,
+            ..Self::new(prefix)
+        }
+    }
+
     pub(super) fn peek<E: Engine>(&mut self, txn: &Txn<E>) -> Result<Option<(Bytes, Bytes)>> {
         if let First::Known(first) = &self.first {
             return Ok(first.clone());
