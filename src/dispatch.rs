@@ -14,7 +14,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use crate::action::{ActionId, Answer, Body, Lane, Record, State, WireState};
 use crate::attempt::{self, Exchange, Outgoing, Reply, Report, Reporter};
 use crate::clock::Timestamp;
-use crate::decide::{Counted, Gate, Plan, Settlement};
+use crate::decide::{Counted, Plan, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Parts};
@@ -130,19 +130,11 @@ impl Desk {
     /// caller drops its future, the attempt goes on.
     async fn write_ahead(&self, draft: Draft) -> Result<Outcome> {
         let parts = &self.parts;
-        let is_named = !draft.lane.is_default();
-        let mut direct = if is_named {
-            Direct::Alone
-        } else {
-            Direct::SideBySide
-        };
-        if !parts.may_try(&draft.origin, draft.principal.as_deref()) {
-            direct = Direct::No;
-        }
-        let turn = if is_named {
-            Some(parts.turn(&draft.lane).await)
-        } else {
-            None
+        let turn = parts.turn(&draft.lane).await;
+        let direct = match parts.may_try(&draft.origin, draft.principal.as_deref()) {
+            false => Direct::No,
+            true if draft.lane.is_default() => Direct::SideBySide,
+            true => Direct::Alone,
         };
         let record = draft.record(parts.now())?;
         let outgoing = draft.outgoing(&record);
@@ -195,13 +187,9 @@ impl Desk {
         if let Some(ticket) = self.known(&draft).await? {
             return Ok(Outcome::Queued(ticket));
         }
+        let turn = parts.turn(&draft.lane).await;
         let record = draft.record(parts.now())?;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
-        let turn = if draft.lane.is_default() {
-            None
-        } else {
-            Some(parts.turn(&draft.lane).await)
-        };
         if !may_try || self.is_lane_busy(&draft.lane).await? {
             return self.queue(record, draft.body).await.map(Outcome::Queued);
         }
@@ -217,9 +205,6 @@ impl Desk {
             }
         };
         drop(turn);
-        if let Some(gate) = plan.gate {
-            self.keep_gate(gate);
-        }
         outcome
     }
 
@@ -242,11 +227,7 @@ impl Desk {
             ));
         }
         self.known(&draft).await?;
-        let turn = if draft.lane.is_default() {
-            None
-        } else {
-            Some(parts.turn(&draft.lane).await)
-        };
+        let turn = parts.turn(&draft.lane).await;
         if self.is_lane_busy(&draft.lane).await? {
             let text = format!(
                 "the lane {:?} holds other actions, and this request may neither overtake them nor be queued behind them: name another lane, or allow queueing",
@@ -256,11 +237,8 @@ impl Desk {
         }
         let record = draft.record(parts.now())?;
         let outgoing = draft.outgoing(&record);
-        let (_, plan, exchange) = self.try_once(record, &outgoing).await;
+        let (_, _, exchange) = self.try_once(record, &outgoing).await;
         drop(turn);
-        if let Some(gate) = plan.gate {
-            self.keep_gate(gate);
-        }
         exchange.result.map(Outcome::Sent).map_err(|failure| {
             let text = format!(
                 "the request got no answer ({}), and may not be queued",
@@ -288,6 +266,10 @@ impl Desk {
             outgoing,
             &exchange,
         );
+        if let Some(gate) = plan.gate.clone() {
+            // In memory it is known already; the worker writes it down, and is gone only when the vault is closed.
+            drop(self.reports.send(Report::Gate(Box::new(gate))));
+        }
         self.parts.refresh_connection();
         (record, plan, exchange)
     }
@@ -300,12 +282,6 @@ impl Desk {
         }
         let totals = self.parts.store.lane(lane.clone()).await?;
         Ok(totals.pending > totals.direct || totals.blocked_by.is_some())
-    }
-
-    /// What was learned is in memory already; the worker writes it down.
-    fn keep_gate(&self, gate: Gate) {
-        // The worker is gone only when the vault is closed.
-        drop(self.reports.send(Report::Gate(Box::new(gate))));
     }
 
     /// What a caller's own key is known for: the ticket of the same request, or a conflict. For sends that are not

@@ -391,14 +391,18 @@ impl Parts {
         Ok(amended)
     }
 
-    /// Takes the turn in a named lane: its direct sends go one at a time, in the order of the calls.
-    pub(crate) async fn turn(&self, lane: &Lane) -> OwnedMutexGuard<()> {
+    /// Takes the turn in a named lane: its direct sends go one at a time, in the order of the calls. The default lane has
+    /// no turns.
+    pub(crate) async fn turn(&self, lane: &Lane) -> Option<OwnedMutexGuard<()>> {
+        if lane.is_default() {
+            return None;
+        }
         let turn = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
             turns.entry(lane.clone()).or_default().clone()
         };
-        turn.lock_owned().await
+        Some(turn.lock_owned().await)
     }
 
     /// Tells the app about a dead letter that is on disk. A panic in its callback is caught and logged.

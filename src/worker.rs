@@ -491,7 +491,9 @@ impl Worker {
         }
         for finished in &mut self.finished {
             // Its action is on disk: whoever waits for the settle need not wait for the disk.
-            drop(finished.reply.take());
+            if let Some((reply, told)) = finished.reply.take() {
+                drop(reply.send(told));
+            }
             // Nor need the next of its lane: the store queues it behind this one, or says that it cannot.
             drop(finished.turn.take());
         }

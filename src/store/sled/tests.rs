@@ -217,3 +217,19 @@ async fn everything_in_the_directory_is_ours_alone() {
     store.close().await.expect("close");
     check(temp.path());
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_directory_that_was_replaced_acknowledges_nothing() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let path = temp.path().join("vault");
+    let store = SledStore::open(&path).expect("open");
+    store.open(at(1)).await.expect("open");
+    store.append(vec![action(vec![1])]).await.expect("append");
+    fs::rename(&path, temp.path().join("moved")).expect("rename");
+    let error = store.append(vec![action(vec![2])]).await;
+    assert_eq!(error.expect_err("gone").kind(), ErrorKind::Storage);
+    let error = store.append(vec![action(vec![3])]).await;
+    assert_eq!(error.expect_err("poisoned").kind(), ErrorKind::Poisoned);
+    store.close().await.expect("close");
+}

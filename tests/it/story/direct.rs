@@ -427,3 +427,49 @@ async fn a_panic_in_an_attempt_neither_loops_nor_stops_the_vault() {
     ));
     assert_eq!(server.received().len(), 1, "the table decided");
 }
+
+/// A transport that panics: the attempt is put off and counted, and ends in a dead letter.
+#[derive(Debug)]
+struct Panicking(std::sync::atomic::AtomicU32);
+
+impl syncvault::transport::Transport for Panicking {
+    fn send(&self, _: syncvault::reqwest::Request) -> syncvault::transport::TransportFuture<'_> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Box::pin(async { panic!("a bug of the transport") })
+    }
+}
+
+#[tokio::test]
+async fn a_transport_that_panics_is_not_hammered() {
+    let server = ChaosServer::start().await;
+    let panicking = || Panicking(std::sync::atomic::AtomicU32::new(0));
+    let vault = builder(&server)
+        .transport(panicking())
+        .max_retries(0)
+        .build()
+        .await;
+    let vault = vault.expect("vault");
+    let ticket = enqueue(&vault, "a", "1").await;
+    let end = soon(ticket.wait()).await.expect("end");
+    assert!(
+        matches!(end, End::Dead(syncvault::DeadReason::Unsendable { .. })),
+        "{end:?}"
+    );
+    let vault = builder(&server)
+        .transport(panicking())
+        .build()
+        .await
+        .expect("vault");
+    let ticket = enqueue(&vault, "a", "1").await;
+    let report = soon(vault.process_queue()).await.expect("pass");
+    assert!(
+        matches!(report.stopped, syncvault::Stopped::Waiting { .. }),
+        "{report:?}"
+    );
+    let action = vault
+        .action(ticket.id())
+        .await
+        .expect("action")
+        .expect("known");
+    assert_eq!((action.attempts, action.attempts_counted), (1, 1));
+}

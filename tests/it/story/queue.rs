@@ -442,3 +442,97 @@ async fn a_pass_says_why_it_stopped() {
         "{report:?}"
     );
 }
+
+/// Slow direct sends of other lanes take no slot of the queue, and no pass waits for them.
+#[tokio::test]
+async fn direct_sends_hold_up_neither_the_queue_nor_a_pass() {
+    let server = ChaosServer::start().await;
+    server.on("/slow", Behaviour::hang());
+    let vault = builder(&server)
+        .max_in_flight(1)
+        .build()
+        .await
+        .expect("vault");
+    let slow = tokio::spawn(vault.post("/slow").lane("slow").send());
+    server.wait_received(1).await;
+    let ticket = enqueue(&vault, "a", "1").await;
+    let report = async {
+        let end = ticket.wait().await.expect("end");
+        assert!(matches!(end, End::Delivered(_)));
+        vault.process_queue().await.expect("pass")
+    };
+    let in_time = tokio::time::timeout(Duration::from_millis(1500), report).await;
+    assert_eq!(in_time.expect("held up").remaining, 1, "the slow one");
+    slow.abort();
+}
+
+/// A vault that is opened for another server holds what was meant for the first one.
+#[tokio::test]
+async fn another_base_url_kills_nothing() {
+    let (first, second) = (ChaosServer::start().await, ChaosServer::start().await);
+    let store = syncvault::store::MemoryStore::new();
+    let open = async |server: &ChaosServer| {
+        let vault = super::bare_builder(server).store(store.restarted());
+        vault.build().await.expect("vault")
+    };
+    let vault = open(&first).await;
+    vault.pause().await.expect("pause");
+    let id = enqueue(&vault, "a", "1").await.id();
+    soon(vault.shutdown(Duration::ZERO))
+        .await
+        .expect("shutdown");
+    let vault = open(&second).await;
+    vault.resume().await.expect("resume");
+    let held = async {
+        loop {
+            let action = vault.action(id).await.expect("action").expect("known");
+            if action.last_error.is_some() {
+                return action;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let action = soon(held).await;
+    assert!(action.state.is_pending(), "{action:?}");
+    assert_eq!(action.attempts_counted, 0);
+    assert_eq!((first.received().len(), second.received().len()), (0, 0));
+}
+
+/// A body whose file is gone is damage: a dead letter, not a lane that waits for ever.
+#[cfg(feature = "sled")]
+#[tokio::test]
+async fn a_body_that_is_gone_becomes_a_dead_letter() {
+    let server = ChaosServer::start().await;
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("vault");
+    let vault = super::bare_builder(&server)
+        .storage_path(&path)
+        .build()
+        .await
+        .expect("vault");
+    vault.pause().await.expect("pause");
+    let big = vault
+        .post("/orders")
+        .body(vec![7; 20_000])
+        .lane("a")
+        .enqueue()
+        .await
+        .expect("big");
+    let behind = enqueue(&vault, "a", "behind").await;
+    for file in std::fs::read_dir(path.join("bodies")).expect("bodies") {
+        std::fs::remove_file(file.expect("file").path()).expect("remove");
+    }
+    vault.resume().await.expect("resume");
+    let end = soon(big.wait()).await.expect("end");
+    assert!(
+        matches!(end, End::Dead(DeadReason::Unsendable { .. })),
+        "{end:?}"
+    );
+    assert!(matches!(
+        soon(behind.wait()).await.expect("end"),
+        End::Delivered(_)
+    ));
+    soon(vault.shutdown(Duration::from_secs(5)))
+        .await
+        .expect("shutdown");
+}

@@ -146,3 +146,43 @@ async fn events_serialize_for_other_processes() {
     assert_eq!(json["kind"]["is"], "queued");
     assert_eq!(json["key"], "k");
 }
+
+/// Sends that are not on disk learn about their origin while actions expire: each expiry is told all the same.
+#[tokio::test]
+async fn every_expiry_is_told_while_direct_sends_fail() {
+    let server = ChaosServer::start().await;
+    server.down().await;
+    let vault = builder(&server)
+        .event_buffer(10_000)
+        .build()
+        .await
+        .expect("vault");
+    let mut events = vault.events();
+    let mut waiting = 0;
+    for n in 0..300 {
+        let limit = std::time::Duration::from_millis(100 + n);
+        let request = vault.post("/x").lane(format!("{n}")).expires_in(limit);
+        request.enqueue().await.expect("enqueue");
+        waiting += 1;
+    }
+    let looping = async {
+        loop {
+            let request = vault
+                .get("/y")
+                .lane("reads")
+                .delivery(syncvault::Delivery::Never);
+            request.send().await.expect_err("no server");
+        }
+    };
+    let told = async {
+        while waiting > 0 {
+            let event = events.next().await.expect("event");
+            waiting -= u64::from(event.kind == EventKind::Expired);
+        }
+    };
+    tokio::select! {
+        () = soon(told) => {}
+        () = looping => {}
+    }
+    assert_eq!(vault.ledger().await.expect("ledger").expired, 300);
+}
