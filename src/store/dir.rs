@@ -249,6 +249,35 @@ pub(super) fn sync_dir(_: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A file that was deleted or replaced under a running vault must not acknowledge anything.
+///
+/// # Errors
+///
+/// [`ErrorKind::Storage`] when `path` no longer leads to `open`.
+pub(super) fn check_still_there(path: &Path, open: &File) -> Result<()> {
+    if is_same_file(path, open).map_err(|e| failed("look at", path, e))? {
+        return Ok(());
+    }
+    let text = format!(
+        "{} was replaced while the vault was open; reopen it",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::Storage, text))
+}
+
+#[cfg(unix)]
+fn is_same_file(path: &Path, open: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (there, ours) = (fs::symlink_metadata(path)?, open.metadata()?);
+    Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+}
+
+/// Elsewhere an open file cannot be replaced.
+#[cfg(not(unix))]
+fn is_same_file(path: &Path, _open: &File) -> io::Result<bool> {
+    path.try_exists()
+}
+
 /// An error of the operating system, with what was tried on what.
 pub(super) fn failed(what: &str, path: &Path, error: io::Error) -> Error {
     let text = format!("cannot {what} {}", path.display());

@@ -13,6 +13,8 @@ mod change;
     allow(dead_code, reason = "only stores on disk have a directory")
 )]
 mod dir;
+#[cfg(feature = "sled")]
+mod journal;
 pub mod kv;
 mod memory;
 mod reading;

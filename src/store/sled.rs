@@ -1,5 +1,5 @@
-//! The embedded default store. sled's own `flush` is not durable on Linux, so every commit ends with a sync of
-//! our own handle on its file; names are synced when they are made. See `docs/format.md`.
+//! The embedded default store: sled with a journal before it. sled's own `flush` is not durable on Linux, so every
+//! turn of the journal ends with a sync of our own handle on its file. See `docs/format.md`.
 
 #[cfg(test)]
 mod tests;
@@ -13,8 +13,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::bodies::Bodies;
-use super::dir::{VaultDir, failed, kind_of, private_file, restrict_below, sync_dir};
-use super::kv::{Batch, Engine, KvStore};
+use super::dir::{
+    VaultDir, check_still_there, failed, kind_of, private_file, restrict_below, sync_dir,
+};
+use super::journal::{Base, Journaled};
+use super::kv::overlay::Entries;
+use super::kv::{Batch, KvStore};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Find, LaneTotals, Opened, Page, Query,
     Store, StoreFuture, Totals,
@@ -28,7 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Part of the format: it can never change for a vault that exists.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 
-/// Stands in the vault's directory once something was committed.
+/// Stands in the vault's directory once it was made whole.
 const MARK: &str = "format";
 
 /// How a [`SledStore`] uses memory.
@@ -50,7 +54,7 @@ impl Default for SledOptions {
 /// A [`Store`] in a directory, over sled.
 #[derive(Debug)]
 pub struct SledStore {
-    store: KvStore<SledEngine>,
+    store: KvStore<Journaled<SledBase>>,
 }
 
 impl SledStore {
@@ -73,7 +77,7 @@ impl SledStore {
     pub fn open_with(path: impl AsRef<Path>, options: SledOptions) -> Result<Self> {
         let dir = VaultDir::open(path.as_ref())?;
         let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?));
-        let open = move || SledEngine::open(dir, &options);
+        let open = move || open_engine(dir, &options);
         let store = KvStore::with_bodies(open, Some(bodies))?;
         Ok(Self { store })
     }
@@ -81,22 +85,60 @@ impl SledStore {
 
 super::delegate_store!(SledStore);
 
+/// The engine of a vault: its directory, sled, the journal.
+fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBase>> {
+    let mark = dir.path().join(MARK);
+    let is_made = mark.try_exists().map_err(|e| failed("look at", &mark, e))?;
+    let (sled, journal) = (dir.subdir("sled")?, dir.subdir("journal")?);
+    if is_made && names_in(&journal)? == 0 {
+        let text = format!(
+            "the vault {} lost its journal, and with it what it held last",
+            dir.path().display()
+        );
+        return Err(Error::new(ErrorKind::Corrupt, text));
+    }
+    move_aside_torn_snapshots(&sled, &dir)?;
+    let vault = dir.path().to_owned();
+    let engine = Journaled::open(SledBase::open(sled, dir, options)?, &journal)?;
+    if !is_made {
+        write_mark(&mark)?;
+        sync_dir(&vault)?;
+    }
+    Ok(engine)
+}
+
+fn names_in(dir: &Path) -> Result<usize> {
+    let entries = fs::read_dir(dir).map_err(|e| failed("list", dir, e))?;
+    Ok(entries.count())
+}
+
+/// Says that the vault was made whole: from then on, what is missing was lost.
+fn write_mark(path: &Path) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    private_file(&mut options);
+    options
+        .open(path)
+        .and_then(|mut file| {
+            file.write_all(b"syncvault 1\n")?;
+            file.sync_all()
+        })
+        .map_err(|e| failed("write", path, e))
+}
+
 /// sled, made durable.
 #[derive(Debug)]
-struct SledEngine {
+struct SledBase {
     db: sled::Db,
-    /// Our own handle on sled's file: syncing it is what makes a commit durable.
+    /// Our own handle on sled's file: syncing it is what makes a flush durable.
     file: File,
     path: PathBuf,
-    is_marked: bool,
     /// Released last.
     dir: VaultDir,
 }
 
-impl SledEngine {
-    fn open(dir: VaultDir, options: &SledOptions) -> Result<Self> {
-        let path = dir.subdir("sled")?;
-        move_aside_torn_snapshots(&path, &dir)?;
+impl SledBase {
+    fn open(path: PathBuf, dir: VaultDir, options: &SledOptions) -> Result<Self> {
         let config = sled::Config::new()
             .path(&path)
             .cache_capacity(options.cache_bytes)
@@ -113,53 +155,12 @@ impl SledEngine {
             .open(&file_path)
             .map_err(|e| failed("open", &file_path, e))?;
         sync_names(&path, &dir)?;
-        let mark = dir.path().join(MARK);
-        let is_marked = mark.exists();
-        if is_marked && db.is_empty() {
-            let text = format!(
-                "the database of the vault {} lost what it held: it opens empty",
-                dir.path().display()
-            );
-            return Err(Error::new(ErrorKind::Corrupt, text));
-        }
         Ok(Self {
             db,
             file,
             path,
-            is_marked,
             dir,
         })
-    }
-
-    /// A directory that was deleted or replaced under a running vault must not acknowledge anything.
-    fn check_still_there(&self) -> Result<()> {
-        let file = self.path.join("db");
-        if is_same_file(&file, &self.file).map_err(|e| failed("look at", &file, e))? {
-            return Ok(());
-        }
-        let text = format!(
-            "{} was replaced while the vault was open; reopen it",
-            file.display()
-        );
-        Err(Error::new(ErrorKind::Storage, text))
-    }
-
-    /// Remembers outside sled that the database holds something: sled takes a damaged file for an empty one.
-    fn mark(&mut self) -> Result<()> {
-        let path = self.dir.path().join(MARK);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        private_file(&mut options);
-        options
-            .open(&path)
-            .and_then(|mut file| {
-                file.write_all(b"syncvault 1\n")?;
-                file.sync_all()
-            })
-            .map_err(|e| failed("write", &path, e))?;
-        sync_dir(self.dir.path())?;
-        self.is_marked = true;
-        Ok(())
     }
 }
 
@@ -177,19 +178,6 @@ fn move_aside_torn_snapshots(path: &Path, dir: &VaultDir) -> Result<()> {
         tracing::warn!(name, "a torn snapshot was moved to quarantine");
     }
     Ok(())
-}
-
-#[cfg(unix)]
-fn is_same_file(path: &Path, open: &File) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let (there, ours) = (fs::symlink_metadata(path)?, open.metadata()?);
-    Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))
-}
-
-/// Elsewhere an open file cannot be replaced.
-#[cfg(not(unix))]
-fn is_same_file(path: &Path, _open: &File) -> io::Result<bool> {
-    path.try_exists()
 }
 
 /// Opens the database. We hold the lock of the directory, so whoever holds sled's own is what is left of an earlier
@@ -260,8 +248,8 @@ fn sync_readable(file: &File) -> io::Result<()> {
     }
 }
 
-impl Engine for SledEngine {
-    fn apply(&mut self, batch: Batch) -> Result<()> {
+impl Base for SledBase {
+    fn write(&self, batch: Batch) -> Result<()> {
         let mut writes = sled::Batch::default();
         for (key, value) in batch {
             match value {
@@ -269,16 +257,18 @@ impl Engine for SledEngine {
                 None => writes.remove(key),
             }
         }
-        self.check_still_there()?;
         self.db
             .apply_batch(writes)
-            .map_err(|e| broken("write to", e))?;
+            .map_err(|e| broken("write to", e))
+    }
+
+    fn sync(&self) -> Result<()> {
         self.db.flush().map_err(|e| broken("flush", e))?;
         let file = self.path.join("db");
         self.file
             .sync_data()
             .map_err(|e| failed("sync", &file, e))?;
-        if self.is_marked { Ok(()) } else { self.mark() }
+        check_still_there(&file, &self.file)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
@@ -286,7 +276,7 @@ impl Engine for SledEngine {
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>> {
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Entries> {
         let found = self.db.range(from..to).take(limit);
         found
             .map(|entry| {

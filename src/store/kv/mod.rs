@@ -12,6 +12,7 @@ mod keys;
 mod lanes;
 mod lease;
 mod open;
+pub(super) mod overlay;
 mod queue;
 mod read;
 mod ready;

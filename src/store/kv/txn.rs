@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::keys::{self, Key};
+use super::overlay::{Entries, scan_over};
 use super::{Batch, Engine};
 use crate::error::Result;
 
@@ -37,46 +38,9 @@ impl<E: Engine> Txn<E> {
     }
 
     /// The first `limit` entries from `from` up to, not including, `to`.
-    pub(super) fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>> {
-        let mut out = Vec::new();
-        let mut from = from.to_vec();
-        while from.as_slice() < to && out.len() < limit {
-            let want = limit - out.len();
-            let stored = self.engine.scan(&from, to, want)?;
-            let end = match stored.last() {
-                Some((last, _)) if stored.len() == want => keys::after(last),
-                _ => to.to_vec(),
-            };
-            self.merge(&from, &end, stored, &mut out);
-            from = end;
-        }
-        out.truncate(limit);
-        Ok(out)
-    }
-
-    fn merge(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        stored: Vec<(Bytes, Bytes)>,
-        out: &mut Vec<(Bytes, Bytes)>,
-    ) {
-        let mut stored = stored.into_iter().peekable();
-        let range = (
-            std::ops::Bound::Included(from),
-            std::ops::Bound::Excluded(to),
-        );
-        for (key, value) in self.writes.range::<[u8], _>(range) {
-            while let Some(entry) = stored.next_if(|(stored, _)| stored < key) {
-                out.push(entry);
-            }
-            // What the engine holds under this key is covered by the write.
-            drop(stored.next_if(|(stored, _)| stored == key));
-            if let Some(value) = value {
-                out.push((Bytes::copy_from_slice(key), value.clone()));
-            }
-        }
-        out.extend(stored);
+    pub(super) fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Entries> {
+        let below = |from: &[u8], to: &[u8], limit| self.engine.scan(from, to, limit);
+        scan_over(&self.writes, below, (from, to), limit)
     }
 
     /// Writes everything in one durable step.

@@ -183,7 +183,9 @@ async fn a_database_that_does_not_open_fails_every_verb_with_its_reason() {
     let store = SledStore::open(temp.path()).expect("open");
     store.open(at(1)).await.expect("open");
     store.close().await.expect("close");
-    fs::write(temp.path().join("sled/db"), b"junk").expect("write");
+    for name in ["a", "b"] {
+        fs::remove_file(temp.path().join("journal").join(name)).expect("remove");
+    }
     let store = SledStore::open(temp.path()).expect("open");
     for _ in 0..2 {
         let error = store.open(at(1)).await.expect_err("damaged");

@@ -1,0 +1,272 @@
+//! A journal before an engine: a commit is one append to a file that was filled ahead, and one `fdatasync`.
+//! What it wrote stays in memory until its file is full; then a thread brings it into the engine below, while
+//! commits go on in the other file. What was written and deleted again by then never gets there as two writes.
+//! See `docs/format.md`.
+
+mod file;
+mod frame;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use self::file::{Found, JournalFile};
+use self::frame::Commit;
+use super::kv::overlay::{Entries, scan_over};
+use super::kv::{Batch, Engine};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How many bytes one of the two files holds.
+const FILE_BYTES: u64 = 8 * 1024 * 1024;
+/// How many keys go into the engine below in one step: readers wait for a step.
+const STEP_KEYS: usize = 64;
+/// In the engine below: the number of the newest commit that it holds. No key of the queue starts with zero.
+const APPLIED: &[u8] = b"\0applied";
+
+/// What lies below a journal. Reads go on while it is written to.
+pub(super) trait Base: fmt::Debug + Send + Sync + 'static {
+    /// Writes a batch, all or nothing. It need not be durable yet.
+    fn write(&self, batch: Batch) -> Result<()>;
+
+    /// Makes everything durable that was written.
+    fn sync(&self) -> Result<()>;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Entries>;
+
+    fn close(self) -> Result<()>;
+}
+
+/// An engine with a journal before it.
+#[derive(Debug)]
+pub(super) struct Journaled<B> {
+    base: Arc<B>,
+    /// What the file in use holds.
+    active: Batch,
+    /// What the other file holds and the engine below does not yet.
+    turn_over: Option<TurnOver>,
+    files: [JournalFile; 2],
+    in_use: usize,
+    /// The number of the next commit.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct TurnOver {
+    writes: Arc<Batch>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl<B: Base> Journaled<B> {
+    /// Reads the journal in `dir`, which is made when it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] when the journal, or the engine below, does not hold what it did, and storage errors.
+    pub(super) fn open(base: B, dir: &Path) -> Result<Self> {
+        Self::open_sized(base, dir, FILE_BYTES)
+    }
+
+    fn open_sized(base: B, dir: &Path, file_bytes: u64) -> Result<Self> {
+        let applied = applied(&base)?;
+        let (a, in_a) = JournalFile::open(dir.join("a"), file_bytes)?;
+        let (b, in_b) = JournalFile::open(dir.join("b"), file_bytes)?;
+        let in_use = usize::from(first(&in_b) > first(&in_a));
+        let (older, newer) = match in_use {
+            0 => (in_b, in_a),
+            _ => (in_a, in_b),
+        };
+        check(applied, &older, &newer)?;
+        let next = last(&newer).unwrap_or(applied) + 1;
+        let waiting = (last(&older), writes_behind(applied, older));
+        let mut journaled = Self {
+            base: Arc::new(base),
+            active: writes_behind(applied, newer),
+            turn_over: None,
+            files: [a, b],
+            in_use,
+            next,
+        };
+        if let (Some(last), writes) = waiting
+            && !writes.is_empty()
+        {
+            journaled.turn_over = Some(journaled.bring_down(writes, last)?);
+        }
+        Ok(journaled)
+    }
+
+    /// Brings everything of the file in use into the engine below, behind the back of the commits, which go on
+    /// in the other file.
+    fn turn_over(&mut self) -> Result<()> {
+        self.finish_turn_over()?;
+        let writes = std::mem::take(&mut self.active);
+        self.turn_over = Some(self.bring_down(writes, self.next - 1)?);
+        self.in_use = 1 - self.in_use;
+        self.files[self.in_use].start_anew()
+    }
+
+    fn bring_down(&self, writes: Batch, last: u64) -> Result<TurnOver> {
+        let writes = Arc::new(writes);
+        let (base, theirs) = (self.base.clone(), writes.clone());
+        let thread = std::thread::Builder::new()
+            .name("syncvault-turn".into())
+            .spawn(move || bring_down(&*base, &theirs, last))
+            .map_err(|e| {
+                Error::new(ErrorKind::Storage, "cannot start a thread of the store").with_source(e)
+            })?;
+        Ok(TurnOver { writes, thread })
+    }
+
+    /// Waits until the engine below holds what was turned over.
+    fn finish_turn_over(&mut self) -> Result<()> {
+        let Some(turn_over) = self.turn_over.take() else {
+            return Ok(());
+        };
+        let panicked = |_| {
+            Err(Error::new(
+                ErrorKind::Poisoned,
+                "the storage engine panicked",
+            ))
+        };
+        turn_over.thread.join().unwrap_or_else(panicked)
+    }
+
+    /// What lies below the file in use.
+    fn get_below(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let waiting = self.turn_over.as_ref();
+        match waiting.and_then(|turn_over| turn_over.writes.get(key)) {
+            Some(value) => Ok(value.clone()),
+            None => self.base.get(key),
+        }
+    }
+
+    fn scan_below(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Entries> {
+        let base = |from: &[u8], to: &[u8], limit| self.base.scan(from, to, limit);
+        match &self.turn_over {
+            Some(turn_over) => scan_over(&turn_over.writes, base, (from, to), limit),
+            None => base(from, to, limit),
+        }
+    }
+}
+
+impl<B: Base> Engine for Journaled<B> {
+    fn apply(&mut self, batch: Batch) -> Result<()> {
+        let is_over = |turn_over: &TurnOver| turn_over.thread.is_finished();
+        if self.turn_over.as_ref().is_some_and(is_over) {
+            self.finish_turn_over()?;
+        }
+        let mut frame = self.files[self.in_use].encode(self.next, &batch)?;
+        if !self.files[self.in_use].has_room(&frame) {
+            self.turn_over()?;
+            frame = self.files[self.in_use].encode(self.next, &batch)?;
+        }
+        self.files[self.in_use].append(&frame)?;
+        self.next += 1;
+        self.active.extend(batch);
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        match self.active.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => self.get_below(key),
+        }
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Entries> {
+        let below = |from: &[u8], to: &[u8], limit| self.scan_below(from, to, limit);
+        scan_over(&self.active, below, (from, to), limit)
+    }
+
+    /// A vault that was closed needs its journal no more, but keeps it: it shows whether the engine lost something.
+    fn close(mut self) -> Result<()> {
+        self.finish_turn_over()?;
+        if !self.active.is_empty() {
+            bring_down(&*self.base, &self.active, self.next - 1)?;
+        }
+        let Some(base) = Arc::into_inner(self.base) else {
+            let text = "the engine below the journal is still in use";
+            return Err(Error::new(ErrorKind::Storage, text));
+        };
+        base.close()
+    }
+}
+
+/// The mark goes in when the rest is durable, so that it never says too much.
+fn bring_down(base: &impl Base, writes: &Batch, last: u64) -> Result<()> {
+    let mut step = Batch::new();
+    for (key, value) in writes {
+        step.insert(key.clone(), value.clone());
+        if step.len() == STEP_KEYS {
+            base.write(std::mem::take(&mut step))?;
+        }
+    }
+    base.write(step)?;
+    base.sync()?;
+    let mark = Bytes::copy_from_slice(&last.to_be_bytes());
+    base.write([(APPLIED.to_vec(), Some(mark))].into())?;
+    base.sync()
+}
+
+fn applied(base: &impl Base) -> Result<u64> {
+    let Some(mark) = base.get(APPLIED)? else {
+        return Ok(0);
+    };
+    let damaged = |_| lost("the mark of the journal cannot be read".into());
+    Ok(u64::from_be_bytes(mark[..].try_into().map_err(damaged)?))
+}
+
+/// Commits are numbered without a gap from the engine's mark through the older file to the end of the newer one.
+fn check(applied: u64, older: &Found, newer: &Found) -> Result<()> {
+    let end = last(newer).unwrap_or(0);
+    let behind = older.newest_behind.max(newer.newest_behind);
+    if let Some(behind) = behind.filter(|behind| *behind > end) {
+        return Err(lost(format!(
+            "the journal is damaged: commits after {end} up to {behind} cannot be read in order"
+        )));
+    }
+    if let (Some(last), Some(first)) = (last(older), first(newer))
+        && last + 1 != first
+    {
+        return Err(lost(format!(
+            "the journal is damaged: the commits between {last} and {first} are gone"
+        )));
+    }
+    let begin = first(older).or(first(newer)).unwrap_or(1);
+    if begin > applied + 1 {
+        return Err(lost(format!(
+            "the engine lost commits: it ends with {applied}, the journal begins with {begin}"
+        )));
+    }
+    if end < applied {
+        return Err(lost(format!(
+            "the journal lost commits: it ends with {end}, the engine with {applied}"
+        )));
+    }
+    Ok(())
+}
+
+fn lost(text: String) -> Error {
+    Error::new(ErrorKind::Corrupt, text)
+}
+
+fn first(found: &Found) -> Option<u64> {
+    found.commits.first().map(|commit| commit.number)
+}
+
+fn last(found: &Found) -> Option<u64> {
+    found.commits.last().map(|commit| commit.number)
+}
+
+fn writes_behind(applied: u64, found: Found) -> Batch {
+    let commits = found.commits.into_iter();
+    let behind = commits.filter(|commit| commit.number > applied);
+    behind.flat_map(|commit: Commit| commit.batch).collect()
+}
