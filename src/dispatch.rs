@@ -1,6 +1,7 @@
 //! What a send and an enqueue do: check, admit, try once, hand the rest to the worker.
 //! The promises of the direct path live here: on disk before the first byte, never past its lane.
 
+mod detached;
 mod draft;
 mod outcome;
 
@@ -23,6 +24,7 @@ use crate::ticket::Ticket;
 use crate::transport::{Keep, keep, tee};
 use crate::worker::Control;
 
+use detached::Detached;
 pub(crate) use draft::Draft;
 pub use outcome::{Delivery, Outcome};
 
@@ -69,10 +71,10 @@ impl Dispatch {
 }
 
 impl Desk {
-    /// Queues a record. In a task of its own: a dropped future must not lose the wake-up and the event.
+    /// Queues a record. Detached: a dropped future must not lose the wake-up and the event.
     async fn queue(&self, record: Record, body: Bytes) -> Result<Ticket> {
         let desk = self.clone();
-        let task = tokio::spawn(async move {
+        Detached::new(async move {
             match desk.append(record, body, Direct::No).await? {
                 Admitted::Queued(ticket) => Ok(ticket),
                 Admitted::Leased(_) => Err(Error::new(
@@ -80,8 +82,8 @@ impl Desk {
                     "the store leased what it should queue",
                 )),
             }
-        });
-        task.await.unwrap_or_else(|_| Err(Error::closed()))
+        })
+        .await
     }
 
     async fn append(&self, record: Record, body: Bytes, direct: Direct) -> Result<Admitted> {
@@ -126,8 +128,8 @@ impl Desk {
         }
     }
 
-    /// `WriteAhead`: on disk and leased in one commit, then tried. All in a task of its own: when the
-    /// caller drops its future, the attempt goes on.
+    /// `WriteAhead`: on disk and leased in one commit, then tried. Detached: when the caller drops its future, the
+    /// attempt goes on.
     async fn write_ahead(&self, draft: Draft) -> Result<Outcome> {
         let parts = &self.parts;
         let turn = parts.turn(&draft.lane).await;
@@ -140,7 +142,7 @@ impl Desk {
         let outgoing = draft.outgoing(&record);
         let (reply, answer) = oneshot::channel();
         let desk = self.clone();
-        let task = tokio::spawn(async move {
+        let ticket = Detached::new(async move {
             match desk.append(record, outgoing.body.clone(), direct).await? {
                 Admitted::Queued(ticket) => Ok(ticket),
                 Admitted::Leased(record) => {
@@ -149,8 +151,8 @@ impl Desk {
                     Ok(ticket)
                 }
             }
-        });
-        let ticket = task.await.unwrap_or_else(|_| Err(Error::closed()))?;
+        })
+        .await?;
         match answer.await {
             Ok(Reply::Sent(response)) => Ok(Outcome::Sent(response)),
             // Queued at once, or after the attempt, or cut off: in each case it is on disk.

@@ -1,6 +1,7 @@
 //! The loop and only the loop: wait, settle and lease in one commit, publish, start what was leased.
 //! It decides nothing (`decide` does) and sends nothing (`attempt` does).
 
+mod ending;
 mod pass;
 mod probing;
 
@@ -22,8 +23,9 @@ use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settle
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Draining, Parts, sleep_until};
-use crate::store::{Advance, Advanced, Amend, Lease, Leased, Settle};
+use crate::store::{Advance, Advanced, Amend, Lease, Leased, Settle, Urgency};
 
+use ending::Stopping;
 use pass::Passes;
 pub use pass::{DrainReport, Stopped};
 use probing::{Probed, Probing};
@@ -49,11 +51,6 @@ struct Running {
     abort: AbortHandle,
     /// A direct send: it takes no slot of the queue, and no pass waits for it.
     is_direct: bool,
-}
-
-struct Stopping {
-    until: Instant,
-    done: Vec<oneshot::Sender<Result<()>>>,
 }
 
 /// The receiving ends of a worker.
@@ -172,6 +169,7 @@ impl Worker {
         }
         let mut step = Advance::new(self.parts.now(), self.parts.options.retention);
         step.settle = self.finished.iter().map(|f| f.settle.clone()).collect();
+        step.urgency = self.urgency();
         step.gates = self.latest_gates();
         step.lease = lease;
         let (may_lease, looked) = (step.lease.is_some(), step.now);
@@ -190,6 +188,20 @@ impl Worker {
             self.end_pass(done.next_due);
         }
         Ok(())
+    }
+
+    /// Nobody waits for the settle of a direct send that was answered well, when there is nothing to lease.
+    fn urgency(&self) -> Urgency {
+        let counts = *self.parts.hub.status().counts();
+        let is_awaited = |f: &Finished| f.reply.is_some() || f.turn.is_some();
+        let is_idle = counts.pending == counts.in_flight
+            && self.passes.is_idle()
+            && self.idlers.is_empty()
+            && self.stopping.is_none();
+        match is_idle && !self.finished.iter().any(is_awaited) {
+            true => Urgency::Soon,
+            false => Urgency::Now,
+        }
     }
 
     /// The gates that changed since the last step, each once and as it is now.
@@ -507,41 +519,6 @@ impl Worker {
         true
     }
 
-    fn stop(&mut self, deadline: Duration, done: Option<oneshot::Sender<Result<()>>>) {
-        const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-        let until = Instant::now() + deadline.min(YEAR);
-        match &mut self.stopping {
-            Some(stopping) => {
-                stopping.until = stopping.until.min(until);
-                stopping.done.extend(done);
-            }
-            None => {
-                self.stopping = Some(Stopping {
-                    until,
-                    done: done.into_iter().collect(),
-                })
-            }
-        }
-        self.parts.is_closing.store(true, Ordering::Release);
-    }
-
-    /// Cuts off what still runs: each attempt reports itself as interrupted.
-    fn abort_running(&mut self) {
-        for running in self.running.values() {
-            running.abort.abort();
-        }
-        if let Some(stopping) = &mut self.stopping {
-            stopping.until = Instant::now() + Duration::from_secs(60 * 60);
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.stopping.is_some()
-            && self.running.is_empty()
-            && self.finished.is_empty()
-            && self.mail.reports.is_empty()
-    }
-
     fn answer_idlers(&mut self) {
         if self.parts.hub.status().counts().pending == 0 {
             for idler in self.idlers.drain(..) {
@@ -549,34 +526,6 @@ impl Worker {
                 idler.send(()).ok();
             }
         }
-    }
-
-    async fn close(mut self) {
-        self.end_pass(None);
-        let closed = self.parts.store.close().await;
-        self.parts
-            .is_closed
-            .store(closed.is_ok(), Ordering::Release);
-        if let Err(error) = &closed {
-            tracing::error!(%error, "the store did not close well");
-        }
-        self.parts.hub.close();
-        let failed = closed.err().map(|e| (e.kind(), e.to_string()));
-        for done in self.stopping.into_iter().flat_map(|s| s.done) {
-            let result = failed
-                .clone()
-                .map_or(Ok(()), |(kind, text)| Err(Error::new(kind, text)));
-            // Whoever asked may have gone.
-            drop(done.send(result));
-        }
-    }
-
-    async fn give_up(mut self, error: Error) {
-        tracing::error!(%error, "the store takes nothing more, delivery stops; reopen the vault");
-        self.parts.hub.store_failed();
-        self.abort_running();
-        self.passes.fail(&error);
-        self.close().await;
     }
 }
 

@@ -28,7 +28,7 @@ pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
 #[cfg(feature = "sled")]
 pub use sled::{SledOptions, SledStore};
-pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle};
+pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle, Urgency};
 
 use std::fmt;
 use std::future::Future;

@@ -21,8 +21,21 @@ pub struct Advance {
     pub lease: Option<Lease>,
     /// What to forget of settled actions.
     pub retention: Retention,
+    /// Does anybody wait for it?
+    pub urgency: Urgency,
     /// The vault's clock.
     pub now: Timestamp,
+}
+
+/// How long a store may hold a step back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Urgency {
+    /// Not at all.
+    #[default]
+    Now,
+    /// Up to 2 ms, so that its commit is shared with what comes next. Nobody waits for it, and nothing is to be leased.
+    Soon,
 }
 
 impl Advance {
@@ -34,6 +47,7 @@ impl Advance {
             gates: Vec::new(),
             lease: None,
             retention,
+            urgency: Urgency::Now,
             now,
         }
     }

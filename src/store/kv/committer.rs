@@ -13,18 +13,22 @@ use tokio::sync::oneshot;
 use super::Engine;
 use super::queue::Queue;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Totals;
 use crate::store::bodies::Bodies;
+use crate::store::{Totals, Urgency};
 
 /// How many commands share one commit.
 const GROUP_MAX: usize = 512;
 /// The longest that a commit waits for callers who are expected back.
 const PATIENCE_MAX: Duration = Duration::from_micros(250);
+/// How long a group that nobody waits for is held back, so that its commit is shared.
+const LINGER: Duration = Duration::from_millis(2);
 
 /// A command that waits for its turn, and then for its commit.
 pub(super) trait Work<E>: Send {
     /// Runs it. An error here is fatal; what the caller did wrong is part of the answer.
     fn run(&mut self, queue: &mut Queue<E>) -> Result<()>;
+    /// Does anybody wait for it?
+    fn urgency(&self) -> Urgency;
     /// Answers it: with its result, or with the failure of the commit.
     fn answer(self: Box<Self>, failure: Option<&Error>);
 }
@@ -33,11 +37,12 @@ struct Verb<F, T> {
     verb: Option<F>,
     result: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
+    urgency: Urgency,
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
-pub(super) fn work<E, T, F>(verb: F, reply: Reply<T>) -> Box<dyn Work<E>>
+pub(super) fn work<E, T, F>(verb: F, reply: Reply<T>, urgency: Urgency) -> Box<dyn Work<E>>
 where
     T: Send + 'static,
     F: FnOnce(&mut Queue<E>) -> Result<T> + Send + 'static,
@@ -46,6 +51,7 @@ where
         verb: Some(verb),
         result: None,
         reply,
+        urgency,
     })
 }
 
@@ -65,6 +71,10 @@ where
                 Ok(())
             }
         }
+    }
+
+    fn urgency(&self) -> Urgency {
+        self.urgency
     }
 
     fn answer(self: Box<Self>, failure: Option<&Error>) {
@@ -393,10 +403,16 @@ impl<'a, E> Crowd<'a, E> {
             Some(first) => Some(first),
             None => Some(self.inbox.recv().ok()?),
         };
-        let mut until = None;
+        let came = Instant::now();
+        let mut urgency = Urgency::Soon;
         while let Some(message) = next.take() {
             match message {
-                Message::Work(work) => group.push(work),
+                Message::Work(work) => {
+                    if work.urgency() == Urgency::Now {
+                        urgency = Urgency::Now;
+                    }
+                    group.push(work);
+                }
                 Message::Close(done) => return Some((group, Some(done))),
             }
             if group.len() == GROUP_MAX {
@@ -406,12 +422,22 @@ impl<'a, E> Crowd<'a, E> {
                 .waiting
                 .pop_front()
                 .or_else(|| self.inbox.try_recv().ok());
-            if next.is_none() && group.len() < self.expected && self.expected > 1 {
-                let until = *until.get_or_insert_with(|| Instant::now() + self.patience);
-                let left = until.saturating_duration_since(Instant::now());
-                next = self.inbox.recv_timeout(left).ok();
+            if next.is_none() {
+                let left = self
+                    .patience(urgency, group.len())
+                    .checked_sub(came.elapsed());
+                next = left.and_then(|left| self.inbox.recv_timeout(left).ok());
             }
         }
         Some((group, None))
+    }
+
+    /// How long a group of `size` waits for others, from when its first one came.
+    fn patience(&self, urgency: Urgency, size: usize) -> Duration {
+        match urgency {
+            Urgency::Soon => LINGER,
+            Urgency::Now if size < self.expected && self.expected > 1 => self.patience,
+            Urgency::Now => Duration::ZERO,
+        }
     }
 }

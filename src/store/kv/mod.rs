@@ -36,7 +36,7 @@ use self::queue::Queue;
 use super::bodies::{Bodies, FileKind};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Find, LaneTotals, Opened, Page, Query,
-    Store, StoreFuture, Totals,
+    Store, StoreFuture, Totals, Urgency,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
@@ -136,14 +136,14 @@ impl<E: Engine> KvStore<E> {
         verb: impl FnOnce(&mut Queue<E>) -> Result<T> + Send + 'static,
     ) -> StoreFuture<'static, T> {
         let (reply, answer) = oneshot::channel();
-        self.front.send(work(verb, reply));
+        self.front.send(work(verb, reply, Urgency::Now));
         self.wait(answer)
     }
 
     /// As [`submit`](Self::submit), after large values went to their files, off the async runtime.
     fn submit_kept<P, T>(
         &self,
-        size: Size,
+        (size, urgency): (Size, Urgency),
         keep: impl FnOnce(&mut Keeper) -> Result<P> + Send + 'static,
         verb: impl FnOnce(&mut Queue<E>, P) -> Result<T> + Send + 'static,
     ) -> StoreFuture<'static, T>
@@ -154,7 +154,7 @@ impl<E: Engine> KvStore<E> {
         let (reply, answer) = oneshot::channel();
         let (front, mut keeper) = (self.front.clone(), Keeper::new(self.bodies.clone()));
         let start = move || match keep(&mut keeper).and_then(|kept| keeper.sync().map(|()| kept)) {
-            Ok(kept) => front.send(work(move |queue| verb(queue, kept), reply)),
+            Ok(kept) => front.send(work(move |queue| verb(queue, kept), reply, urgency)),
             Err(error) => {
                 keeper.undo();
                 // The caller may be gone; nothing was kept.
@@ -235,7 +235,8 @@ impl<E: Engine> Store for KvStore<E> {
             return Box::pin(std::future::ready(Err(error)));
         }
         let size = Size::of(batch.iter().map(|append| append.body.len()));
-        self.submit_kept(size, |keeper| keep_all(keeper, batch), Queue::append)
+        let order = (size, Urgency::Now);
+        self.submit_kept(order, |keeper| keep_all(keeper, batch), Queue::append)
     }
 
     fn advance(&self, step: Advance) -> StoreFuture<'_, Advanced> {
@@ -244,7 +245,8 @@ impl<E: Engine> Store for KvStore<E> {
             .iter()
             .filter_map(|settle| settle.answer.as_ref());
         let size = Size::of(answers.map(|answer| answer.len() as u64));
-        let done = self.submit_kept(size, |keeper| keep_answers(keeper, step), Queue::advance);
+        let order = (size, step.urgency);
+        let done = self.submit_kept(order, |keeper| keep_answers(keeper, step), Queue::advance);
         let bodies = self.bodies.clone();
         Box::pin(async move {
             let mut done = done.await?;
@@ -277,7 +279,7 @@ impl<E: Engine> Store for KvStore<E> {
             Amend::KeepAnswer { id, answer } => {
                 let size = Size::of(std::iter::once(answer.len() as u64));
                 self.submit_kept(
-                    size,
+                    (size, Urgency::Soon),
                     move |keeper| keeper.keep(id, FileKind::Answer, answer),
                     move |queue, answer| queue.keep_answer(id, answer),
                 )
