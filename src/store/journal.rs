@@ -203,6 +203,10 @@ impl<B: Base> Engine for Journaled<B> {
 fn bring_down(base: &impl Base, writes: &Batch, last: u64) -> Result<()> {
     let mut step = Batch::new();
     for (key, value) in writes {
+        // Most of what was deleted never got there.
+        if value.is_none() && base.get(key)?.is_none() {
+            continue;
+        }
         step.insert(key.clone(), value.clone());
         if step.len() == STEP_KEYS {
             base.write(std::mem::take(&mut step))?;

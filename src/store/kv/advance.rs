@@ -110,7 +110,7 @@ impl<E: Engine> Queue<E> {
                 record.backoff_ms = backoff_ms;
                 record.attempts_counted += u32::from(counts == Counted::Yes);
                 self.rewrite(record)?;
-                self.heads.insert(record.id, record.clone());
+                self.heads.insert(record.id, record.clone().into());
                 self.index_queued(record)
             }
             Settlement::Dead { reason, lane } => {

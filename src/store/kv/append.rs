@@ -50,7 +50,7 @@ impl<E: Engine> Queue<E> {
             .lane_row(&record.lane)?
             .is_some_and(|row| row.pending == 1)
         {
-            self.heads.insert(record.id, record.clone());
+            self.heads.insert(record.id, record.clone().into());
         }
         Ok(Appended::Queued { record, superseded })
     }

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
+use super::front::Front;
 use super::keys::{self, Place, Ready};
 use super::queue::Queue;
 use super::records::Found;
@@ -13,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 
 /// What is kept of one lane, as long as there is something in it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct LaneRow {
     pub(super) no: u64,
@@ -28,9 +29,9 @@ pub(super) struct LaneRow {
     pub(super) blocked: Vec<Block>,
     /// Under which time the lane stands in the index of the oldest.
     pub(super) oldest: Option<Timestamp>,
-    /// Nothing is pending below this place. For finding the first again.
+    /// The places of the lane.
     #[serde(skip)]
-    floor: u64,
+    places: Option<Front>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,18 @@ pub(super) struct Block {
 impl LaneRow {
     fn is_empty(&self) -> bool {
         self.pending == 0 && self.blocked.is_empty()
+    }
+
+    /// A row that was read is asked for its first before that is taken out: nothing lies below it.
+    fn places(&mut self) -> &mut Front {
+        let (no, first) = (self.no, self.first);
+        self.places.get_or_insert_with(|| {
+            let prefix = keys::places_of(no);
+            match first {
+                Some(first) => Front::from(keys::place(no, first.seq), &prefix),
+                None => Front::new(&prefix),
+            }
+        })
     }
 
     /// The id that should stand among the ready heads.
@@ -94,6 +107,7 @@ impl<E: Engine> Queue<E> {
             self.tally.lane_no_next += 1;
             let row = LaneRow {
                 no,
+                places: Some(Front::empty(&keys::places_of(no))),
                 ..LaneRow::default()
             };
             self.lanes.insert(lane.clone(), row);
@@ -113,7 +127,12 @@ impl<E: Engine> Queue<E> {
             weight: record.weight(),
             lane: record.lane.clone(),
         };
-        let row = self.lane_mut(&record.lane)?;
+        self.lane_mut(&record.lane)?;
+        let Some(row) = self.lanes.get_mut(&record.lane) else {
+            return Ok(());
+        };
+        let key = keys::place(row.no, record.seq);
+        row.places().put(&mut self.txn, key, place.encode());
         row.pending += 1;
         let first = First {
             seq: record.seq,
@@ -121,26 +140,26 @@ impl<E: Engine> Queue<E> {
             created: record.created,
         };
         match row.first {
-            // The first was taken out and is not found again yet: the scan will meet this one.
-            None if row.pending > 1 => row.floor = row.floor.min(record.seq),
+            // The first was taken out and is not looked for yet: this one will be met.
+            None if row.pending > 1 => {}
             Some(first) if first.seq < record.seq => {}
             _ => row.first = Some(first),
         }
-        let no = row.no;
-        self.txn.put(keys::place(no, record.seq), place.encode());
         Ok(())
     }
 
     /// Takes what is pending at `seq` out of its lane.
     pub(super) fn displace(&mut self, lane: &Lane, seq: u64) -> Result<()> {
-        let row = self.lane_mut(lane)?;
+        self.lane_mut(lane)?;
+        let Some(row) = self.lanes.get_mut(lane) else {
+            return Ok(());
+        };
+        let key = keys::place(row.no, seq);
+        row.places().delete(&mut self.txn, key);
         row.pending = row.pending.saturating_sub(1);
         if row.first.is_some_and(|first| first.seq == seq) {
             row.first = None;
-            row.floor = seq + 1;
         }
-        let no = row.no;
-        self.txn.delete(keys::place(no, seq));
         Ok(())
     }
 
@@ -220,9 +239,7 @@ impl<E: Engine> Queue<E> {
         if row.first.is_some() || row.pending == 0 {
             return Ok(());
         }
-        let from = keys::place(row.no, row.floor);
-        let end = keys::behind(&keys::places_of(row.no));
-        let Some((key, value)) = self.txn.scan(&from, &end, 1)?.pop() else {
+        let Some((key, value)) = row.places().peek(&self.txn)? else {
             tracing::error!(%lane, pending = row.pending, "a lane's index is empty, but its count is not");
             return Ok(());
         };

@@ -6,6 +6,7 @@ mod amend;
 mod append;
 mod committer;
 mod ending;
+mod front;
 mod gates;
 mod keeper;
 mod keys;

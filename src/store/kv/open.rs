@@ -23,7 +23,7 @@ impl<E: Engine> Queue<E> {
             Ok(())
         })?;
         for (id, seq, place) in entries {
-            match self.read(id)? {
+            match self.read(id)?.0 {
                 Found::Record(record) => drop(self.in_flight.insert(id, record)),
                 Found::Newer => {}
                 Found::Missing | Found::Damaged => {

@@ -6,11 +6,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
+use super::front::Front;
 use super::gates::Gates;
 use super::keys;
 use super::lanes::LaneRow;
 use super::ready::Ready;
-use super::txn::{Front, Txn};
+use super::records::Head;
+use super::txn::Txn;
 use crate::action::{ActionId, Counts, Lane, Ledger, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
@@ -54,7 +56,7 @@ pub(super) struct Queue<E> {
     pub(super) direct: HashMap<Lane, HashSet<ActionId>>,
     commits: u64,
     /// Heads that were decoded lately.
-    pub(super) heads: HashMap<ActionId, Record>,
+    pub(super) heads: HashMap<ActionId, Head>,
     pub(super) gates: Gates,
     pub(super) ready: Ready,
     pub(super) oldest: Front,

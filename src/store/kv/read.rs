@@ -114,7 +114,7 @@ impl<E: Engine> Queue<E> {
         if let Some(record) = self.in_flight.get(&id) {
             return Ok(Some(record.clone()));
         }
-        match self.read(id)? {
+        match self.read(id)?.0 {
             Found::Record(record) => return Ok(Some(record)),
             Found::Newer => return Ok(None),
             Found::Missing | Found::Damaged => {}

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::Engine;
+use super::front::Front;
 use super::keys::{self, Ready as Head};
-use super::txn::{Front, Txn};
+use super::txn::Txn;
 use crate::action::Lane;
 use crate::error::Result;
 

@@ -34,6 +34,21 @@ struct KeptFields {
     file: Option<FileRef>,
 }
 
+/// A record that will be wanted soon.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) record: Record,
+    /// What it was born with, its body behind it, if that was read.
+    birth: Option<Bytes>,
+}
+
+impl From<Record> for Head {
+    fn from(record: Record) -> Self {
+        let birth = None;
+        Self { record, birth }
+    }
+}
+
 /// What is under an id.
 #[expect(
     clippy::large_enum_variant,
@@ -49,38 +64,33 @@ pub(super) enum Found {
 
 impl<E: Engine> Queue<E> {
     pub(super) fn find(&mut self, id: ActionId) -> Result<Found> {
-        if let Some(record) = self.in_flight.get(&id).or_else(|| self.heads.get(&id)) {
+        let head = || self.heads.get(&id).map(|head| &head.record);
+        if let Some(record) = self.in_flight.get(&id).or_else(head) {
             return Ok(Found::Record(record.clone()));
         }
-        let found = self.read(id)?;
+        let (found, birth) = self.read(id)?;
         if let Found::Record(record) = &found
             && record.state.is_pending()
         {
-            self.heads.insert(id, record.clone());
+            let record = record.clone();
+            self.heads.insert(id, Head { record, birth });
         }
         Ok(found)
     }
 
-    /// From the engine, past what is kept in memory.
-    pub(super) fn read(&self, id: ActionId) -> Result<Found> {
-        let bytes = match self.txn.get(&keys::record(id))? {
-            Some(bytes) => bytes,
-            None => match self.txn.get(&keys::birth(id))? {
-                Some(bytes) => match Frame::decode_prefix(&bytes) {
-                    Ok((_, length)) => bytes.slice(..length),
-                    Err(_) => bytes,
-                },
-                None => return Ok(Found::Missing),
-            },
+    /// From the engine, past what is kept in memory; with the bytes it was born with, if those were read.
+    pub(super) fn read(&self, id: ActionId) -> Result<(Found, Option<Bytes>)> {
+        if let Some(bytes) = self.txn.get(&keys::record(id))? {
+            return Ok((decode(id, &bytes), None));
+        }
+        let Some(birth) = self.txn.get(&keys::birth(id))? else {
+            return Ok((Found::Missing, None));
         };
-        Ok(match Record::decode(bytes.clone()) {
-            Ok(record) => Found::Record(record),
-            Err(_) if Frame::is_newer(&bytes) => Found::Newer,
-            Err(error) => {
-                tracing::error!(%id, %error, "a stored action cannot be read");
-                Found::Damaged
-            }
-        })
+        let bytes = match Frame::decode_prefix(&birth) {
+            Ok((_, length)) => birth.slice(..length),
+            Err(_) => birth.clone(),
+        };
+        Ok((decode(id, &bytes), Some(birth)))
     }
 
     /// For calls that name one action.
@@ -126,7 +136,9 @@ impl<E: Engine> Queue<E> {
     ///
     /// [`ErrorKind::Corrupt`] when it is damaged.
     pub(super) fn body_of(&self, id: ActionId) -> Result<Option<Body>> {
-        let Some(bytes) = self.txn.get(&keys::birth(id))? else {
+        let warm = self.heads.get(&id).and_then(|head| head.birth.clone());
+        let stored = warm.map_or_else(|| self.txn.get(&keys::birth(id)), |birth| Ok(Some(birth)));
+        let Some(bytes) = stored? else {
             return Ok(None);
         };
         let (_, length) = Frame::decode_prefix(&bytes)?;
@@ -224,6 +236,17 @@ impl<E: Engine> Queue<E> {
             }
         }
         Ok(())
+    }
+}
+
+fn decode(id: ActionId, bytes: &Bytes) -> Found {
+    match Record::decode(bytes.clone()) {
+        Ok(record) => Found::Record(record),
+        Err(_) if Frame::is_newer(bytes) => Found::Newer,
+        Err(error) => {
+            tracing::error!(%id, %error, "a stored action cannot be read");
+            Found::Damaged
+        }
     }
 }
 

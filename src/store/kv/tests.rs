@@ -126,7 +126,7 @@ fn check(queue: &Queue<MemoryEngine>) {
 
 impl Queue<MemoryEngine> {
     fn read_record(&self, id: ActionId) -> Record {
-        match self.read(id).expect("read") {
+        match self.read(id).expect("read").0 {
             super::records::Found::Record(record) => record,
             _ => panic!("{id} is not there"),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::keys::{self, Key};
+use super::keys::Key;
 use super::overlay::{Entries, scan_over};
 use super::{Batch, Engine};
 use crate::error::Result;
@@ -53,72 +53,6 @@ impl<E: Engine> Txn<E> {
 
     pub(super) fn into_engine(self) -> E {
         self.engine
-    }
-}
-
-/// The first entry of a part of the keys, known without a search from its start: an engine keeps what was
-/// deleted for a while, and would walk over all of it.
-#[derive(Debug)]
-pub(super) struct Front {
-    from: Key,
-    end: Key,
-    first: First,
-}
-
-#[derive(Debug)]
-enum First {
-    /// Not below `from`.
-    Unknown,
-    /// This one; nothing = the part is empty.
-    Known(Option<(Bytes, Bytes)>),
-}
-
-impl Front {
-    pub(super) fn new(prefix: &[u8]) -> Self {
-        Self {
-            from: prefix.to_vec(),
-            end: keys::behind(prefix),
-            first: First::Unknown,
-        }
-    }
-
-    /// For a part that is known to be empty.
-    pub(super) fn empty(prefix: &[u8]) -> Self {
-        let first = First::Known(None);
-        Self {
-            first,
-            ..Self::new(prefix)
-        }
-    }
-
-    pub(super) fn peek<E: Engine>(&mut self, txn: &Txn<E>) -> Result<Option<(Bytes, Bytes)>> {
-        if let First::Known(first) = &self.first {
-            return Ok(first.clone());
-        }
-        let first = txn.scan(&self.from, &self.end, 1)?.pop();
-        self.first = First::Known(first.clone());
-        Ok(first)
-    }
-
-    pub(super) fn put<E: Engine>(&mut self, txn: &mut Txn<E>, key: Key, value: impl Into<Bytes>) {
-        let value = value.into();
-        match &mut self.first {
-            First::Unknown if key < self.from => self.from.clone_from(&key),
-            First::Unknown => {}
-            First::Known(Some((first, _))) if key.as_slice() > &first[..] => {}
-            First::Known(first) => *first = Some((Bytes::copy_from_slice(&key), value.clone())),
-        }
-        txn.put(key, value);
-    }
-
-    pub(super) fn delete<E: Engine>(&mut self, txn: &mut Txn<E>, key: Key) {
-        if let First::Known(Some((first, _))) = &self.first
-            && *first == key
-        {
-            self.from.clone_from(&key);
-            self.first = First::Unknown;
-        }
-        txn.delete(key);
     }
 }
 
@@ -173,24 +107,5 @@ mod tests {
         assert_eq!(scan(&txn, "a", "z", 1), ["e=old"]);
         txn.commit().expect("commit");
         assert_eq!(scan(&txn, "a", "z", 9), ["e=old"]);
-    }
-
-    #[test]
-    fn a_front_follows_puts_and_deletes() {
-        let mut txn = filled(&["xb", "xd"]);
-        let mut front = Front::new(b"x");
-        let first = |front: &mut Front, txn: &Txn<MemoryEngine>| {
-            let first = front.peek(txn).expect("peek");
-            first.map(|(key, _)| str(&key).to_owned())
-        };
-        assert_eq!(first(&mut front, &txn).as_deref(), Some("xb"));
-        front.delete(&mut txn, b"xb".to_vec());
-        front.put(&mut txn, b"xa".to_vec(), Bytes::new());
-        assert_eq!(first(&mut front, &txn).as_deref(), Some("xa"));
-        front.delete(&mut txn, b"xa".to_vec());
-        front.delete(&mut txn, b"xd".to_vec());
-        assert_eq!(first(&mut front, &txn), None);
-        front.put(&mut txn, b"xc".to_vec(), Bytes::new());
-        assert_eq!(first(&mut front, &txn).as_deref(), Some("xc"));
     }
 }
