@@ -25,7 +25,7 @@ const LINGER: Duration = Duration::from_millis(2);
 
 /// A command that waits for its turn, and then for its commit.
 pub(super) trait Work<E>: Send {
-    /// Runs it. An error here is fatal; what the caller did wrong is part of the answer.
+    /// Runs it, once. An error here is fatal; what the caller did wrong is part of the answer.
     fn run(&mut self, queue: &mut Queue<E>) -> Result<()>;
     /// Does anybody wait for it?
     fn urgency(&self) -> Urgency;
@@ -193,7 +193,20 @@ impl<E: Engine> Runner<E> {
         }
     }
 
-    /// Runs a group in one commit. What is left to do is to answer it.
+    /// Runs what is held back, so that only its commit is left when somebody urgent comes.
+    fn run_ahead(&mut self, group: &mut Group<E>) {
+        let Some(queue) = &mut self.queue else {
+            return;
+        };
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            group.iter_mut().try_for_each(|work| work.run(queue))
+        }));
+        if let Err(error) = done.unwrap_or_else(|_| Err(panicked(ErrorKind::Poisoned))) {
+            self.poison(&error);
+        }
+    }
+
+    /// Runs a group, as far as it has not run yet, in one commit. What is left to do is to answer it.
     fn run(&mut self, mut group: Group<E>) -> Ran<E> {
         let Some(queue) = &mut self.queue else {
             let failure = Some(self.status.gone());
@@ -351,11 +364,13 @@ impl<E: Engine> Front<E> {
 
 fn serve<E: Engine>(mut runner: Runner<E>, inbox: &Receiver<Message<E>>) {
     let mut crowd = Crowd::new(inbox);
-    while let Some((group, closing)) = crowd.gather() {
+    while let Some((group, closing)) = crowd.gather(&mut runner) {
         if !group.is_empty() {
             let start = Instant::now();
             let ran = runner.run(group);
-            crowd.expect_back(ran.group.len(), start.elapsed());
+            let is_awaited = |work: &&Box<dyn Work<E>>| work.urgency() == Urgency::Now;
+            let answered = ran.group.iter().filter(is_awaited).count();
+            crowd.expect_back(answered, start.elapsed());
             runner.answer(ran);
         }
         if let Some(done) = closing {
@@ -378,7 +393,7 @@ struct Crowd<'a, E> {
     patience: Duration,
 }
 
-impl<'a, E> Crowd<'a, E> {
+impl<'a, E: Engine> Crowd<'a, E> {
     fn new(inbox: &'a Receiver<Message<E>>) -> Self {
         Self {
             inbox,
@@ -397,7 +412,10 @@ impl<'a, E> Crowd<'a, E> {
 
     /// Waits for the first, takes all who are there, and gives the others a little time. Nothing when there is
     /// nobody left who could come.
-    fn gather(&mut self) -> Option<(Group<E>, Option<oneshot::Sender<()>>)> {
+    fn gather(
+        &mut self,
+        runner: &mut Runner<E>,
+    ) -> Option<(Group<E>, Option<oneshot::Sender<()>>)> {
         let mut group = Vec::with_capacity(self.expected);
         let mut next = match self.waiting.pop_front() {
             Some(first) => Some(first),
@@ -423,6 +441,9 @@ impl<'a, E> Crowd<'a, E> {
                 .pop_front()
                 .or_else(|| self.inbox.try_recv().ok());
             if next.is_none() {
+                if urgency == Urgency::Soon {
+                    runner.run_ahead(&mut group);
+                }
                 let left = self
                     .patience(urgency, group.len())
                     .checked_sub(came.elapsed());
