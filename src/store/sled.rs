@@ -13,13 +13,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::bodies::Bodies;
-use super::dir::{VaultDir, failed, kind_of, private_file, restrict_below, sync_dir};
+use super::dir::{
+    VaultDir, failed, kind_of, no_follow, paths_in, private_file, refuse_links, restrict_below,
+    sync_dir,
+};
 use super::kv::{Batch, Engine, KvStore};
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Find, LaneTotals, Opened, Page, Query,
-    Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
+    Query, Snapshot, Source, Store, StoreFuture, Totals,
 };
-use crate::action::{ActionId, Body, Lane, Record};
+use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -27,6 +30,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// of at most 75 KiB (a record of 64 KiB and a body of 8 KiB), so none gets there.
 /// Part of the format: it can never change for a vault that exists.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Where in the vault's directory things are moved aside to.
+const QUARANTINE: &str = "quarantine";
 
 /// Stands in the vault's directory once something was committed.
 const MARK: &str = "format";
@@ -72,7 +78,8 @@ impl SledStore {
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: SledOptions) -> Result<Self> {
         let dir = VaultDir::open(path.as_ref())?;
-        let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?));
+        let quarantine = dir.path().join(QUARANTINE);
+        let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
         let open = move || SledEngine::open(dir, &options);
         let store = KvStore::with_bodies(open, Some(bodies))?;
         Ok(Self { store })
@@ -96,6 +103,8 @@ struct SledEngine {
 impl SledEngine {
     fn open(dir: VaultDir, options: &SledOptions) -> Result<Self> {
         let path = dir.subdir("sled")?;
+        refuse_links(paths_in(&path)?)?;
+        refuse_links([dir.path().join(MARK)])?;
         move_aside_torn_snapshots(&path, &dir)?;
         let config = sled::Config::new()
             .path(&path)
@@ -107,9 +116,10 @@ impl SledEngine {
         let db = open_patiently(&config)?;
         restrict_below(&path)?;
         let file_path = path.join("db");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        no_follow(&mut options);
+        let file = options
             .open(&file_path)
             .map_err(|e| failed("open", &file_path, e))?;
         sync_names(&path, &dir)?;
@@ -172,7 +182,7 @@ fn move_aside_torn_snapshots(path: &Path, dir: &VaultDir) -> Result<()> {
             continue;
         }
         let unique = format!("{name}.{:08x}", rand::random::<u32>());
-        let to = dir.subdir("quarantine")?.join(unique);
+        let to = dir.subdir(QUARANTINE)?.join(unique);
         fs::rename(entry.path(), &to).map_err(|e| failed("move aside", &entry.path(), e))?;
         tracing::warn!(name, "a torn snapshot was moved to quarantine");
     }
