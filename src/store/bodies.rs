@@ -406,4 +406,130 @@ mod tests {
         let found = fs::metadata(temp.path().join(file.name)).expect("metadata");
         assert_eq!(found.permissions().mode() & 0o777, 0o600);
     }
+
+    fn source(bytes: &[u8]) -> Source {
+        Source::reader(io::Cursor::new(bytes.to_vec()), 1024 * 1024)
+    }
+
+    fn snapshot_file(snapshot: &Snapshot) -> &BodyFile {
+        snapshot.body().files().next().expect("a file")
+    }
+
+    #[test]
+    fn a_snapshot_is_measured_and_goes_unless_it_is_handed_over() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let bodies = bodies_in(temp.path());
+        let (id, content) = (ActionId::new(), vec![5; 300_000]);
+        let snapshot = bodies.snapshot(id, source(&content)).expect("snapshot");
+        let file = snapshot_file(&snapshot).clone();
+        assert_eq!(file.bytes, 300_000);
+        assert_eq!(file.crc32c, crc32c::crc32c(&content));
+        assert_eq!(snapshot.digest(), blake3::hash(&content).as_bytes());
+        assert_eq!(bodies.own(id, &file).expect("ours").bytes, 300_000);
+        let other = bodies.own(ActionId::new(), &file).expect_err("another's");
+        assert_eq!(other.kind(), ErrorKind::Invalid);
+        drop(snapshot);
+        assert!(!file.path.exists());
+        let snapshot = bodies.snapshot(id, source(&content)).expect("snapshot");
+        let file = snapshot_file(&snapshot).clone();
+        snapshot.hand_over();
+        assert!(file.path.exists());
+    }
+
+    #[test]
+    fn a_small_snapshot_stays_in_memory() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let bodies = bodies_in(temp.path());
+        let snapshot = bodies.snapshot(ActionId::new(), source(b"small"));
+        let snapshot = snapshot.expect("snapshot");
+        assert_eq!(*snapshot.body(), Body::Bytes(Bytes::from_static(b"small")));
+        assert_eq!(names(temp.path()), [""; 0]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing_and_breaks_nothing() {
+        struct FullDisk;
+        impl Read for FullDisk {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+        }
+        let temp = tempfile::tempdir().expect("tempdir");
+        let bodies = bodies_in(temp.path());
+        let half = io::Cursor::new(vec![1; 100_000]).chain(FullDisk);
+        let snapshot = bodies.snapshot(ActionId::new(), Source::reader(half, u64::MAX));
+        assert_eq!(snapshot.expect_err("full").kind(), ErrorKind::StorageFull);
+        let long = Source::reader(io::repeat(7), 100_000);
+        let snapshot = bodies.snapshot(ActionId::new(), long);
+        assert_eq!(snapshot.expect_err("endless").kind(), ErrorKind::Invalid);
+        assert_eq!(names(temp.path()), [""; 0]);
+        bodies.sync().expect("the next one is fine");
+    }
+
+    #[test]
+    fn a_failed_sync_is_final() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let mut bodies = bodies_in(temp.path());
+        bodies.sync_file = |_| Err(io::Error::other("EIO"));
+        let error = bodies.snapshot(ActionId::new(), source(&[1; 10_000]));
+        assert_eq!(error.expect_err("EIO").kind(), ErrorKind::Storage);
+        bodies.sync_file = File::sync_all;
+        for error in [
+            bodies.sync().expect_err("broken"),
+            bodies
+                .write(ActionId::new(), FileKind::Body, &Bytes::from_static(b"x"))
+                .expect_err("broken"),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Poisoned);
+        }
+    }
+
+    #[test]
+    fn those_who_wait_share_one_sync_of_the_directory() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let dir = temp.path().join("bodies");
+        fs::create_dir(&dir).expect("create");
+        let bodies = bodies_in(&dir);
+        std::thread::scope(|scope| {
+            let turn = bodies.done.lock().expect("no panic");
+            let waiting: Vec<_> = (0..8).map(|_| scope.spawn(|| bodies.sync())).collect();
+            while bodies.asked.load(Ordering::Acquire) < 8 {
+                std::thread::yield_now();
+            }
+            drop(turn);
+            for sync in waiting {
+                sync.join().expect("no panic").expect("synced");
+            }
+        });
+        assert_eq!(*bodies.done.lock().expect("no panic"), 8);
+        fs::remove_dir(&dir).expect("remove");
+        assert_eq!(bodies.sync().expect_err("gone").kind(), ErrorKind::Storage);
+        assert_eq!(bodies.sync().expect_err("gone").kind(), ErrorKind::Poisoned);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_symbolic_link_is_not_followed() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let dir = temp.path().join("bodies");
+        fs::create_dir(&dir).expect("create");
+        let file = bodies_in(&dir)
+            .write(ActionId::new(), FileKind::Body, &vec![3; 10_000].into())
+            .expect("write");
+        let (path, elsewhere) = (dir.join(&file.name), temp.path().join("elsewhere"));
+        fs::rename(&path, &elsewhere).expect("move");
+        std::os::unix::fs::symlink(&elsewhere, &path).expect("link");
+        let bodies = bodies_in(&dir);
+        let error = bodies.read(&body_file(&file)).expect_err("a link");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(bodies.of_earlier_runs().expect("list"), []);
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).expect("list");
+        let names = entries.map(|entry| entry.expect("entry").file_name());
+        names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    }
 }

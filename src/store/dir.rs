@@ -377,4 +377,28 @@ mod tests {
         let mode = fs::metadata(&path).expect("metadata").permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
     }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_inside_are_refused() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let (vault, elsewhere) = (temp.path().join("vault"), temp.path().join("elsewhere"));
+        fs::create_dir(&vault).expect("create");
+        fs::create_dir(&elsewhere).expect("create");
+        let link = |name: &str| {
+            std::os::unix::fs::symlink(&elsewhere, vault.join(name)).expect("link");
+        };
+        link("bodies");
+        let dir = VaultDir::open(&vault).expect("open");
+        let error = dir.subdir("bodies").expect_err("a link");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let error = refuse_links(paths_in(&vault).expect("list")).expect_err("a link");
+        assert!(error.to_string().contains("bodies"), "{error}");
+        drop(dir);
+        fs::remove_file(vault.join(LOCK)).expect("remove");
+        link(LOCK);
+        let error = VaultDir::open(&vault).expect_err("a link");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(paths_in(&elsewhere).expect("list"), [PathBuf::new(); 0]);
+    }
 }
