@@ -304,6 +304,10 @@ impl<E: Engine> Store for KvStore<E> {
     }
 
     fn snapshot(&self, id: ActionId, source: Source) -> StoreFuture<'_, Snapshot> {
+        // Not a long copy for a store that takes nothing more.
+        if let Err(error) = self.status.totals() {
+            return Box::pin(std::future::ready(Err(error)));
+        }
         let (bodies, front) = (self.bodies.clone(), self.front.clone());
         Box::pin(blocking(move || match bodies {
             Some(bodies) => {
