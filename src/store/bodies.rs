@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{failed, no_follow, private_dir, private_file, sync_dir};
+use super::dir::{create_dir, failed, no_follow, private_file, sync_dir};
 use super::snapshot::{Snapshot, Source, damaged, uncopied};
 use crate::action::{ActionId, Body, BodyFile, Piece};
 use crate::error::{Error, ErrorKind, Result};
@@ -102,26 +102,23 @@ impl Bodies {
     }
 
     /// The one place where a snapshot is written. What is small stays in memory.
-    pub(super) fn snapshot(&self, id: ActionId, source: Source) -> Result<Snapshot> {
+    pub(super) fn snapshot(&self, id: ActionId, mut source: Source) -> Result<Snapshot> {
+        if let Some(small) = source.read_small(INLINE_BYTES_MAX).map_err(uncopied)? {
+            let digest = blake3::hash(&small).into();
+            return Ok(Snapshot::new(Body::Bytes(small.into()), digest));
+        }
         let name = self.new_name(id, FileKind::Body);
         let path = self.dir.join(&name);
         self.create(&name, |file| source.write_to(file))?
             .map_err(uncopied)?;
-        let taken = measure(&path).map_err(|e| failed("read", &path, e));
-        let taken = taken.inspect_err(|_| self.remove(&name))?;
+        let measured = measure(&path).map_err(|e| failed("read", &path, e));
+        let measured = measured.inspect_err(|_| self.remove(&name))?;
         let file = BodyFile {
             path,
-            bytes: taken.bytes,
-            crc32c: taken.crc32c,
+            bytes: measured.bytes,
+            crc32c: measured.crc32c,
         };
-        let snapshot = Snapshot::new(Body::File(file), taken.digest);
-        match snapshot.body() {
-            Body::File(file) if file.bytes <= INLINE_BYTES_MAX => {
-                let bytes = fs::read(&file.path).map_err(|e| failed("read", &file.path, e))?;
-                Ok(Snapshot::new(Body::Bytes(bytes.into()), taken.digest))
-            }
-            _ => Ok(snapshot),
-        }
+        Ok(Snapshot::new(Body::File(file), measured.digest))
     }
 
     /// Makes a file. When its content cannot be written, it goes again; when it cannot be synced, the store is broken.
@@ -254,12 +251,7 @@ impl Bodies {
 
     /// Moves a file aside that nothing refers to.
     pub(super) fn set_aside(&self, name: &str) -> Result<()> {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true);
-        private_dir(&mut builder);
-        builder
-            .create(&self.quarantine)
-            .map_err(|e| failed("create", &self.quarantine, e))?;
+        create_dir(&self.quarantine)?;
         let (from, to) = (self.dir.join(name), self.quarantine.join(name));
         fs::rename(&from, to).map_err(|e| failed("move aside", &from, e))
     }

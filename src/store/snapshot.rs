@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read, Seek};
 use std::path::Path;
 use std::pin::Pin;
 
@@ -50,6 +50,25 @@ impl Source {
     pub fn reader(reader: impl Read + Send + 'static, bytes_max: u64) -> Self {
         let content = Content::Reader(Box::new(reader));
         Self { content, bytes_max }
+    }
+
+    /// All of it, when it has at most so many bytes. It stands at its start again.
+    pub(super) fn read_small(&mut self, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+        let mut head = Vec::new();
+        let limit = bytes_max.saturating_add(1);
+        match &mut self.content {
+            Content::File(file) => {
+                file.by_ref().take(limit).read_to_end(&mut head)?;
+                file.rewind()?;
+            }
+            Content::Reader(reader) => {
+                reader.by_ref().take(limit).read_to_end(&mut head)?;
+                let rest = std::mem::replace(reader, Box::new(io::empty()));
+                *reader = Box::new(Cursor::new(head.clone()).chain(rest));
+            }
+        }
+        within(head.len() as u64, self.bytes_max)?;
+        Ok((head.len() as u64 <= bytes_max).then_some(head))
     }
 
     /// Writes all of it to a file. Between two files the system copies, and shares the blocks where it can.

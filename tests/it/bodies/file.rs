@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use syncvault::store::MemoryStore;
 use syncvault::{ConnectivityMode, Delivery, ErrorKind, Outcome};
 
 use super::{App, close, noise, soon};
@@ -199,9 +198,40 @@ async fn a_store_in_memory_takes_files_up_to_its_limit() {
     file.set_len(16 * 1024 * 1024 + 1).expect("a sparse file");
     let error = vault.post("/films").body_file(&path).enqueue().await;
     assert_eq!(error.expect_err("too large").kind(), ErrorKind::Invalid);
-    drop(MemoryStore::new());
     vault
         .shutdown(Duration::from_secs(5))
         .await
         .expect("closed");
+}
+
+/// Goal: a copy that may be of no moment at all is refused. Method: the store takes an hour on paused time, half of it
+/// after the copy; the file changes in between.
+#[cfg(feature = "test-util")]
+#[tokio::test(start_paused = true)]
+async fn a_file_that_changes_while_it_is_copied_is_refused() {
+    use std::sync::Arc;
+    use syncvault::store::MemoryStore;
+    use syncvault::testing::FaultyStore;
+
+    let app = App::start().await;
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+    let faults = store.faults();
+    let builder = crate::story::bare_builder(&app.server).store(store);
+    let vault = builder.build().await.expect("vault");
+    vault.set_connectivity(ConnectivityMode::Offline);
+    let path = app.file("film", &noise(20_000));
+    faults.slow_down(Duration::from_secs(3600));
+    let change = async {
+        tokio::time::sleep(Duration::from_secs(2700)).await;
+        let file = std::fs::File::options().write(true).open(&path);
+        let later = std::time::SystemTime::now() + Duration::from_secs(60);
+        file.expect("open").set_modified(later).expect("touch");
+    };
+    let queued = vault.post("/films").body_file(&path).enqueue();
+    let (queued, ()) = tokio::join!(queued, change);
+    let error = queued.expect_err("changed");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("changed while"), "{error}");
+    let queued = vault.post("/films").body_file(&path).enqueue().await;
+    queued.expect("it rests");
 }
