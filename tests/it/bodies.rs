@@ -3,6 +3,8 @@
 
 mod compressed;
 mod damage;
+#[cfg(feature = "test-util")]
+mod faults;
 mod file;
 mod form;
 
