@@ -182,6 +182,8 @@ impl RequestBuilder {
     /// file system may share its blocks); what happens to it later changes nothing. It is streamed, so it may be
     /// larger than memory; its limit is [`file_bytes_max`](crate::SyncVaultBuilder::file_bytes_max).
     ///
+    /// Each [`Delivery`] sends the copy; it is removed once it is not needed.
+    ///
     /// With a store that keeps no files, it is read into memory, up to 16 MiB. No `Content-Type` is set.
     ///
     /// ```
