@@ -29,6 +29,8 @@ async fn story(nth: u64, dir: &Path) -> Option<Verb> {
     let vault = vault.await.expect("vault");
     let film = dir.join("film");
     std::fs::write(&film, noise(BYTES)).expect("write");
+    // The worker's first look at the store is behind it: the next call is the app's.
+    soon(vault.wait_idle()).await.expect("idle");
     faults.fail_at(nth, Fault::Once(ErrorKind::Storage));
     soon(until_taken(&vault, &film)).await;
     std::fs::remove_file(&film).expect("remove");
