@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use http::header::LOCATION;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedMutexGuard, oneshot};
@@ -13,10 +13,12 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use crate::action::{ActionId, Answer, Body, DeadReason, Origin, Record, StoredRequest, WireState};
 use crate::decide::{
     Counted, DeadLane, FailureKind, Gate, GateKey, Observation, Observed, OriginWell, Plan,
-    Settlement, Situation, Stamp, is_good_answer, key_header_value, plan, verdict,
+    REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, follow, is_good_answer,
+    key_header_value, plan, verdict,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::Parts;
+use crate::payload::{Damage, check_files, load, streamed};
 use crate::store::{Leased, Settle};
 use crate::transport::{Keep, TransportFailure, keep};
 
@@ -24,7 +26,7 @@ use crate::transport::{Keep, TransportFailure, keep};
 #[derive(Clone, Debug)]
 pub(crate) struct Outgoing {
     pub(crate) request: StoredRequest,
-    pub(crate) body: Bytes,
+    pub(crate) body: Body,
     /// The idempotency key to send, if any.
     pub(crate) key: Option<String>,
     /// Credentials that the caller put on this one request. They are never stored.
@@ -169,9 +171,10 @@ impl Outgoing {
     pub(crate) async fn of(parts: &Parts, record: &Record, body: &Body) -> Result<Self> {
         let request = StoredRequest::decode(&record.content)?;
         let key = wire_key(&request, record);
-        let body = load(body).await?;
+        let body = load(&parts.store, body).await?;
+        check_files(&parts.store, &body).await?;
         let principal = record.principal.clone();
-        if body.len() as u64 != record.body_bytes {
+        if body.len() != record.body_bytes {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 "the stored body has another length",
@@ -187,7 +190,7 @@ impl Outgoing {
         })
     }
 
-    fn build(&self, parts: &Parts) -> Result<reqwest::Request, TransportFailure> {
+    fn build(&self, parts: &Parts) -> Result<Built, TransportFailure> {
         let url = self.request.url.clone();
         let mut request = reqwest::Request::new(self.request.method.clone(), url);
         *request.headers_mut() = self.request.headers.clone();
@@ -202,10 +205,76 @@ impl Outgoing {
                 .insert(parts.options.key_header.clone(), value);
         }
         *request.timeout_mut() = self.request.timeout;
-        if !self.body.is_empty() {
-            *request.body_mut() = Some(self.body.clone().into());
+        let damage = Damage::default();
+        *request.body_mut() = self.body_of(parts, &damage);
+        Ok(Built { request, damage })
+    }
+
+    fn body_of(&self, parts: &Parts, damage: &Damage) -> Option<reqwest::Body> {
+        match &self.body {
+            body if body.is_empty() => None,
+            Body::Bytes(bytes) => Some(bytes.clone().into()),
+            body => Some(streamed(parts.store.clone(), body, damage)),
         }
-        Ok(request)
+    }
+
+    /// One exchange. A transport cannot send a streamed body again, so where its redirects may be followed is asked here.
+    async fn send(
+        &self,
+        parts: &Parts,
+        built: Built,
+    ) -> Result<reqwest::Response, TransportFailure> {
+        let Built {
+            mut request,
+            damage,
+        } = built;
+        let hops_max = match self.body {
+            Body::Bytes(_) => 0,
+            _ => REDIRECTS_MAX,
+        };
+        for _ in 0..hops_max {
+            let mut next = head_of(&request);
+            let answer = sent(parts, request, &damage).await?;
+            let (status, location) = (answer.status(), answer.headers().get(LOCATION));
+            if !status.is_redirection() {
+                return Ok(answer);
+            }
+            match follow(next.method(), status.as_u16(), next.url(), location) {
+                Redirect::Follow(url) => *next.url_mut() = url,
+                _ => return Ok(answer),
+            }
+            *next.body_mut() = self.body_of(parts, &damage);
+            request = next;
+        }
+        sent(parts, request, &damage).await
+    }
+}
+
+/// A request, and what its body breaks on when it does.
+struct Built {
+    request: reqwest::Request,
+    damage: Damage,
+}
+
+fn head_of(request: &reqwest::Request) -> reqwest::Request {
+    let mut head = reqwest::Request::new(request.method().clone(), request.url().clone());
+    *head.headers_mut() = request.headers().clone();
+    *head.timeout_mut() = request.timeout().copied();
+    head
+}
+
+/// What a damaged body got for an answer says nothing about the action.
+async fn sent(
+    parts: &Parts,
+    request: reqwest::Request,
+    damage: &Damage,
+) -> Result<reqwest::Response, TransportFailure> {
+    let answer = parts.transport.send(request).await;
+    match damage.get() {
+        Some(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(TransportFailure::new(FailureKind::Body).with_detail(error))
+        }
+        _ => answer,
     }
 }
 
@@ -218,35 +287,14 @@ pub(crate) fn wire_key(request: &StoredRequest, record: &Record) -> Option<Strin
     }
 }
 
-async fn load(body: &Body) -> Result<Bytes> {
-    let file = match body {
-        Body::Bytes(bytes) => return Ok(bytes.clone()),
-        Body::File(file) => file,
-    };
-    let bytes = tokio::fs::read(&file.path).await.map_err(|e| {
-        let kind = match e.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::Corrupt,
-            _ => ErrorKind::Storage,
-        };
-        Error::new(kind, "a stored body cannot be read").with_source(e)
-    })?;
-    if bytes.len() as u64 != file.bytes || crc32c::crc32c(&bytes) != file.crc32c {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            "a stored body fails its checksum",
-        ));
-    }
-    Ok(bytes.into())
-}
-
 /// Puts the request on the wire, once; twice when a 401 could be answered with fresh credentials.
 pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
     let desk = parts
         .desk
         .as_ref()
         .filter(|_| outgoing.own_credentials.is_empty());
-    let mut request = match outgoing.build(parts) {
-        Ok(request) => request,
+    let mut built = match outgoing.build(parts) {
+        Ok(built) => built,
         Err(failure) => {
             return Exchange {
                 result: Err(failure),
@@ -255,14 +303,14 @@ pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
         }
     };
     let Some(desk) = desk else {
-        let result = parts.transport.send(request).await;
+        let result = outgoing.send(parts, built).await;
         return Exchange {
             result,
             stamp: Stamp::None,
         };
     };
     let principal = outgoing.principal.as_deref();
-    let stamped = match desk.stamp(&mut request, principal).await {
+    let stamped = match desk.stamp(&mut built.request, principal).await {
         Ok(stamped) => stamped,
         Err(failure) => {
             return Exchange {
@@ -271,7 +319,7 @@ pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
             };
         }
     };
-    let first = parts.transport.send(request).await;
+    let first = outgoing.send(parts, built).await;
     let is_refused = |r: &reqwest::Response| r.status() == StatusCode::UNAUTHORIZED;
     if !first.as_ref().is_ok_and(is_refused) {
         return Exchange {
@@ -285,9 +333,9 @@ pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
             stamp: Stamp::Current,
         };
     };
-    match desk.refresh(stamped, &mut again).await {
+    match desk.refresh(stamped, &mut again.request).await {
         Ok(_) => Exchange {
-            result: parts.transport.send(again).await,
+            result: outgoing.send(parts, again).await,
             stamp: Stamp::Refreshed,
         },
         Err(_) => Exchange {

@@ -1,6 +1,7 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
 mod check;
+mod files;
 mod rules;
 
 use std::fmt;
@@ -67,6 +68,7 @@ pub struct SyncVaultBuilder {
     rules: Rules,
     limits: Limits,
     body_bytes_max: Option<u64>,
+    file_bytes_max: Option<u64>,
     max_in_flight: usize,
     retention: Retention,
     key_header: String,
@@ -123,6 +125,7 @@ impl SyncVaultBuilder {
             rules: Rules::default(),
             limits: Limits::default(),
             body_bytes_max: None,
+            file_bytes_max: None,
             max_in_flight: 16,
             retention: Retention::default(),
             key_header: "idempotency-key".to_owned(),
@@ -280,7 +283,7 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// How long a body may be. Default: 16 MiB, or `bytes_max` if that is less.
+    /// How long a body in memory may be. Default: 16 MiB, or `bytes_max` if that is less.
     pub fn body_bytes_max(mut self, max: u64) -> Self {
         self.body_bytes_max = Some(max);
         self
@@ -475,6 +478,7 @@ impl SyncVaultBuilder {
             policy,
             limits: self.limits,
             body_bytes_max,
+            file_bytes_max: self.checked_file_bytes_max()?,
             max_in_flight: self.max_in_flight,
             retention: self.retention,
             key_header,

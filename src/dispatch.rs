@@ -7,18 +7,18 @@ mod outcome;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
-use crate::action::{ActionId, Answer, Body, Lane, Record, State, WireState};
+use crate::action::{ActionId, Answer, Lane, Record, State, WireState};
 use crate::attempt::{self, Exchange, Outgoing, Reply, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::decide::{Counted, Plan, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Parts};
+use crate::payload::{KeptBody, Payload};
 use crate::store::{Amend, Append, Appended, Direct, Find};
 use crate::ticket::Ticket;
 use crate::transport::{Keep, keep, tee};
@@ -45,34 +45,43 @@ pub(crate) struct Desk {
 
 impl Dispatch {
     /// Sends or queues, by `delivery`.
-    pub(crate) async fn send(&self, mut draft: Draft, delivery: Delivery) -> Result<Outcome> {
+    pub(crate) async fn send(
+        &self,
+        mut draft: Draft,
+        payload: Payload,
+        delivery: Delivery,
+    ) -> Result<Outcome> {
         let parts = &self.desk.parts;
         parts.check_open()?;
         if delivery != Delivery::Never {
             draft.drop_credentials(parts)?;
         }
         let is_later = draft.not_before.is_some_and(|time| time > parts.now());
+        if delivery == Delivery::Queue || (is_later && delivery != Delivery::Never) {
+            return self.enqueue(draft, payload).await.map(Outcome::Queued);
+        }
+        let body = payload.keep(parts, &mut draft.request.headers).await?;
         match delivery {
-            Delivery::Queue => self.enqueue(draft).await.map(Outcome::Queued),
-            Delivery::Never => self.desk.send_only(draft).await,
-            _ if is_later => self.enqueue(draft).await.map(Outcome::Queued),
-            Delivery::OnFailure => self.desk.send_first(draft).await,
-            Delivery::WriteAhead => self.desk.write_ahead(draft).await,
+            Delivery::Never => self.desk.send_only(draft, body).await,
+            Delivery::OnFailure => self.desk.send_first(draft, body).await,
+            _ => self.desk.write_ahead(draft, body).await,
         }
     }
 
     /// Keeps it and leaves it to the worker.
-    pub(crate) async fn enqueue(&self, mut draft: Draft) -> Result<Ticket> {
-        self.desk.parts.check_open()?;
-        draft.drop_credentials(&self.desk.parts)?;
-        let record = draft.record(self.desk.parts.now())?;
-        self.desk.queue(record, draft.body).await
+    pub(crate) async fn enqueue(&self, mut draft: Draft, payload: Payload) -> Result<Ticket> {
+        let parts = &self.desk.parts;
+        parts.check_open()?;
+        draft.drop_credentials(parts)?;
+        let body = payload.keep(parts, &mut draft.request.headers).await?;
+        let record = draft.record(&body, parts.now())?;
+        self.desk.queue(record, body).await
     }
 }
 
 impl Desk {
     /// Queues a record. Detached: a dropped future must not lose the wake-up and the event.
-    async fn queue(&self, record: Record, body: Bytes) -> Result<Ticket> {
+    async fn queue(&self, record: Record, body: KeptBody) -> Result<Ticket> {
         let desk = self.clone();
         Detached::new(async move {
             match desk.append(record, body, Direct::No).await? {
@@ -86,9 +95,9 @@ impl Desk {
         .await
     }
 
-    async fn append(&self, record: Record, body: Bytes, direct: Direct) -> Result<Admitted> {
+    async fn append(&self, record: Record, body: KeptBody, direct: Direct) -> Result<Admitted> {
         let now = self.parts.now();
-        let mut append = Append::new(record, Body::Bytes(body), now);
+        let mut append = Append::new(record, body.hand_over(), now);
         append.direct = direct;
         append.limits = self.parts.options.limits;
         append.key_retention = self.parts.options.retention.age;
@@ -130,7 +139,7 @@ impl Desk {
 
     /// `WriteAhead`: on disk and leased in one commit, then tried. Detached: when the caller drops its future, the
     /// attempt goes on.
-    async fn write_ahead(&self, draft: Draft) -> Result<Outcome> {
+    async fn write_ahead(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
         let parts = &self.parts;
         let turn = parts.turn(&draft.lane).await;
         let direct = match parts.may_try(&draft.origin, draft.principal.as_deref()) {
@@ -138,12 +147,12 @@ impl Desk {
             true if draft.lane.is_default() => Direct::SideBySide,
             true => Direct::Alone,
         };
-        let record = draft.record(parts.now())?;
-        let outgoing = draft.outgoing(&record);
+        let record = draft.record(&body, parts.now())?;
+        let outgoing = draft.outgoing(&record, &body);
         let (reply, answer) = oneshot::channel();
         let desk = self.clone();
         let ticket = Detached::new(async move {
-            match desk.append(record, outgoing.body.clone(), direct).await? {
+            match desk.append(record, body, direct).await? {
                 Admitted::Queued(ticket) => Ok(ticket),
                 Admitted::Leased(record) => {
                     let ticket = Ticket::of(desk.parts.clone(), &record);
@@ -184,18 +193,18 @@ impl Desk {
     }
 
     /// `OnFailure`: tried at once, and queued only when there is no answer to give.
-    async fn send_first(&self, draft: Draft) -> Result<Outcome> {
+    async fn send_first(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
         let parts = &self.parts;
-        if let Some(ticket) = self.known(&draft).await? {
+        if let Some(ticket) = self.known(&draft, &body).await? {
             return Ok(Outcome::Queued(ticket));
         }
         let turn = parts.turn(&draft.lane).await;
-        let record = draft.record(parts.now())?;
+        let record = draft.record(&body, parts.now())?;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
         if !may_try || self.is_lane_busy(&draft.lane).await? {
-            return self.queue(record, draft.body).await.map(Outcome::Queued);
+            return self.queue(record, body).await.map(Outcome::Queued);
         }
-        let outgoing = draft.outgoing(&record);
+        let outgoing = draft.outgoing(&record, &body);
         let (record, plan, exchange) = self.try_once(record, &outgoing).await;
         let outcome = match (plan.settlement, exchange.result) {
             (Settlement::Delivered { .. } | Settlement::Dead { .. }, Ok(response)) => {
@@ -203,7 +212,7 @@ impl Desk {
             }
             (settlement, _) => {
                 let record = after_failure(record, settlement, plan.wire, plan.status, plan.error);
-                self.queue(record, draft.body).await.map(Outcome::Queued)
+                self.queue(record, body).await.map(Outcome::Queued)
             }
         };
         drop(turn);
@@ -211,7 +220,7 @@ impl Desk {
     }
 
     /// `Never`: an answer or an error.
-    async fn send_only(&self, draft: Draft) -> Result<Outcome> {
+    async fn send_only(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
         let parts = &self.parts;
         let why_not = if *parts.mode.borrow() == ConnectivityMode::Offline {
             Some((ErrorKind::Unreachable, "the app set the vault offline"))
@@ -228,7 +237,7 @@ impl Desk {
                 format!("{why}, and this request may not be queued"),
             ));
         }
-        self.known(&draft).await?;
+        self.known(&draft, &body).await?;
         let turn = parts.turn(&draft.lane).await;
         if self.is_lane_busy(&draft.lane).await? {
             let text = format!(
@@ -237,8 +246,8 @@ impl Desk {
             );
             return Err(Error::new(ErrorKind::WrongState, text));
         }
-        let record = draft.record(parts.now())?;
-        let outgoing = draft.outgoing(&record);
+        let record = draft.record(&body, parts.now())?;
+        let outgoing = draft.outgoing(&record, &body);
         let (_, _, exchange) = self.try_once(record, &outgoing).await;
         drop(turn);
         exchange.result.map(Outcome::Sent).map_err(|failure| {
@@ -288,7 +297,7 @@ impl Desk {
 
     /// What a caller's own key is known for: the ticket of the same request, or a conflict. For sends that are not
     /// appended before they are tried.
-    async fn known(&self, draft: &Draft) -> Result<Option<Ticket>> {
+    async fn known(&self, draft: &Draft, body: &KeptBody) -> Result<Option<Ticket>> {
         let Some(key) = &draft.key else {
             return Ok(None);
         };
@@ -304,7 +313,7 @@ impl Desk {
         };
         match is_remembered {
             false => Ok(None),
-            true if record.fingerprint == draft.fingerprint() => {
+            true if record.fingerprint == draft.fingerprint(body) => {
                 Ok(Some(Ticket::of(self.parts.clone(), &record)))
             }
             true => Err(conflict(record.id)),

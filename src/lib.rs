@@ -75,7 +75,7 @@
 //! - Encrypt bodies on disk. The directory is open to its user only.
 //! - Run while the process does not: it wakes no app.
 //! - Share a vault between processes: the second one gets [`ErrorKind::Locked`].
-//! - Stream request bodies, or send multipart forms: a body is bytes, up to a limit.
+//! - Send a body of unknown length: files and forms are copied into the vault first, and then streamed.
 //! - Run in a browser: it needs tokio and a file system.
 //!
 //! # Features
@@ -86,6 +86,7 @@
 //! | `rustls` | yes | https; without it an https URL is refused before anything is kept |
 //! | `http2` | yes | HTTP/2 where the server has it |
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
+//! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `test-util` | no | fakes for clock, network, transport and store, and the contract suite for stores |
 
 pub mod action;
@@ -100,6 +101,7 @@ mod error;
 mod event;
 mod listing;
 mod parts;
+mod payload;
 mod request;
 pub mod store;
 #[cfg(feature = "test-util")]
@@ -120,6 +122,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
 pub use listing::{Listing, Paging};
 pub use parts::{Connection, ConnectivityMode, DeadLetter, Draining};
+pub use payload::{Compression, Form, FormPart};
 pub use request::RequestBuilder;
 pub use reqwest;
 pub use ticket::{End, Ticket};

@@ -88,6 +88,7 @@ pub(crate) struct Options {
     pub(crate) policy: RetryPolicy,
     pub(crate) limits: Limits,
     pub(crate) body_bytes_max: u64,
+    pub(crate) file_bytes_max: u64,
     pub(crate) max_in_flight: usize,
     pub(crate) retention: Retention,
     pub(crate) key_header: HeaderName,

@@ -2,6 +2,7 @@
 //! Everything that can be wrong with a request is found here, before anything is kept or sent.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +17,7 @@ use crate::clock::Timestamp;
 use crate::decide::{check_key, key_from_header, split_credentials};
 use crate::dispatch::{Delivery, Dispatch, Draft, Outcome};
 use crate::error::{Error, ErrorKind, Result};
+use crate::payload::{Compression, Content, Form, Payload};
 use crate::ticket::Ticket;
 
 /// The longest URL, in bytes. Records must stay small enough for every store.
@@ -49,7 +51,7 @@ const WORD_BYTES_MAX: usize = 255;
 pub struct RequestBuilder {
     dispatch: Arc<Dispatch>,
     request: Result<StoredRequest>,
-    body: Bytes,
+    payload: Payload,
     key: Option<String>,
     lane: Option<String>,
     principal: Option<String>,
@@ -66,7 +68,7 @@ impl std::fmt::Debug for RequestBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RequestBuilder")
             .field("request", &self.request)
-            .field("body_bytes", &self.body.len())
+            .field("payload", &self.payload)
             .field("lane", &self.lane)
             .field("delivery", &self.delivery)
             .finish_non_exhaustive()
@@ -79,7 +81,7 @@ impl RequestBuilder {
         Self {
             dispatch,
             request,
-            body: Bytes::new(),
+            payload: Payload::default(),
             key: None,
             lane: None,
             principal: None,
@@ -155,7 +157,7 @@ impl RequestBuilder {
     /// Sets a JSON body, and `Content-Type: application/json` unless one is set.
     pub fn json<T: Serialize + ?Sized>(mut self, json: &T) -> Self {
         match serde_json::to_vec(json) {
-            Ok(bytes) => self.body = bytes.into(),
+            Ok(bytes) => self.payload.content = Content::Bytes(bytes.into()),
             Err(e) => return self.edit(|_| Err(bad("the body cannot be written as JSON", e))),
         }
         self.content_type("application/json")
@@ -164,7 +166,7 @@ impl RequestBuilder {
     /// Sets a form body, and `Content-Type: application/x-www-form-urlencoded` unless one is set.
     pub fn form<T: Serialize + ?Sized>(mut self, form: &T) -> Self {
         match serde_urlencoded::to_string(form) {
-            Ok(text) => self.body = text.into(),
+            Ok(text) => self.payload.content = Content::Bytes(text.into()),
             Err(e) => return self.edit(|_| Err(bad("the body cannot be written as a form", e))),
         }
         self.content_type("application/x-www-form-urlencoded")
@@ -172,7 +174,38 @@ impl RequestBuilder {
 
     /// Sets the body.
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
-        self.body = body.into();
+        self.payload.content = Content::Bytes(body.into());
+        self
+    }
+
+    /// Sets the content of a file as the body. The file is copied into the vault when the request is sent or queued (the
+    /// file system may share its blocks); what happens to it later changes nothing. It is streamed, so it may be
+    /// larger than memory; its limit is [`file_bytes_max`](crate::SyncVaultBuilder::file_bytes_max).
+    ///
+    /// Each [`Delivery`] sends the copy; it is removed once it is not needed.
+    ///
+    /// With a store that keeps no files, it is read into memory, up to 16 MiB. No `Content-Type` is set.
+    ///
+    /// ```
+    /// # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {
+    /// let ticket = vault.put("/films/7").header("content-type", "video/mp4").body_file("/tmp/film.mp4").enqueue().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn body_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.payload.content = Content::File(path.as_ref().to_owned());
+        self
+    }
+
+    /// Sets a `multipart/form-data` body, and its `Content-Type`.
+    pub fn multipart(mut self, form: Form) -> Self {
+        self.payload.content = Content::Form(form);
+        self
+    }
+
+    /// Compresses the body, once, before it is kept, and sets `Content-Encoding`. For servers that are known to take it.
+    /// Bodies below 1 KiB, and those that would not get shorter, go out as they are.
+    pub fn compress(mut self, compression: Compression) -> Self {
+        self.payload.compression = Some(compression);
         self
     }
 
@@ -314,7 +347,8 @@ impl RequestBuilder {
             (None, _) => Delivery::WriteAhead,
         };
         let dispatch = self.dispatch.clone();
-        dispatch.send(self.check()?, delivery).await
+        let (draft, payload) = self.check()?;
+        dispatch.send(draft, payload, delivery).await
     }
 
     /// Keeps it on disk and returns; the worker sends it in its turn.
@@ -324,15 +358,15 @@ impl RequestBuilder {
     /// As [`send`](Self::send).
     pub async fn enqueue(self) -> Result<Ticket> {
         let dispatch = self.dispatch.clone();
-        dispatch.enqueue(self.check()?).await
+        let (draft, payload) = self.check()?;
+        dispatch.enqueue(draft, payload).await
     }
 
-    fn check(self) -> Result<Draft> {
+    fn check(self) -> Result<(Draft, Payload)> {
         let mut request = self.request?;
         let options = &self.dispatch.desk.parts.options;
         let origin = Origin::of(&request.url)?;
         options.allows(&origin)?;
-        check_size("the body", self.body.len() as u64, options.body_bytes_max)?;
         check_size(
             "the URL",
             request.url.as_str().len() as u64,
@@ -356,9 +390,8 @@ impl RequestBuilder {
             .or_else(|| options.lane_by.as_ref().and_then(|rule| rule(&request)));
         let lane = named.map_or_else(|| Ok(Lane::default_lane()), Lane::new)?;
         let retries = self.max_retries.unwrap_or(options.policy.max_retries);
-        Ok(Draft {
+        let draft = Draft {
             request,
-            body: self.body,
             own_credentials,
             key,
             lane,
@@ -372,7 +405,8 @@ impl RequestBuilder {
             attempts_max: retries.saturating_add(1),
             expires_in: self.expires_in,
             not_before: self.not_before,
-        })
+        };
+        Ok((draft, self.payload))
     }
 }
 

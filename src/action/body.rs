@@ -1,4 +1,4 @@
-//! The body of a request or of an answer, in memory or in a file of the vault.
+//! The body of a request or of an answer: in memory, in a file of the vault, or in pieces of both.
 
 use std::path::PathBuf;
 
@@ -12,9 +12,21 @@ pub enum Body {
     Bytes(Bytes),
     /// In a file that belongs to the vault.
     File(BodyFile),
+    /// One piece after the other: a form with files.
+    Pieces(Vec<Piece>),
 }
 
-/// A body in a file of the vault. Length and checksum are checked before it is sent.
+/// A stretch of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Piece {
+    /// In memory.
+    Bytes(Bytes),
+    /// In a file that belongs to the vault.
+    File(BodyFile),
+}
+
+/// A body in a file of the vault. Length and checksum are checked before its last byte is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BodyFile {
     /// Where it is.
@@ -32,6 +44,7 @@ impl Body {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File(file) => file.bytes,
+            Self::Pieces(pieces) => pieces.iter().map(Piece::len).sum(),
         }
     }
 
@@ -39,6 +52,52 @@ impl Body {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Its pieces, in order.
+    #[must_use]
+    pub fn into_pieces(self) -> Vec<Piece> {
+        match self {
+            Self::Bytes(bytes) => vec![Piece::Bytes(bytes)],
+            Self::File(file) => vec![Piece::File(file)],
+            Self::Pieces(pieces) => pieces,
+        }
+    }
+
+    /// The files that hold it.
+    pub fn files(&self) -> impl Iterator<Item = &BodyFile> {
+        let (whole, pieces) = match self {
+            Self::Bytes(_) => (None, &[][..]),
+            Self::File(file) => (Some(file), &[][..]),
+            Self::Pieces(pieces) => (None, pieces.as_slice()),
+        };
+        whole
+            .into_iter()
+            .chain(pieces.iter().filter_map(Piece::file))
+    }
+}
+
+impl Piece {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(file) => file.bytes,
+        }
+    }
+
+    /// True when there is no byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn file(&self) -> Option<&BodyFile> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::File(file) => Some(file),
+        }
     }
 }
 

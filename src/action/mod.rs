@@ -11,7 +11,7 @@ mod state;
 mod view;
 
 pub use answer::Answer;
-pub use body::{Body, BodyFile};
+pub use body::{Body, BodyFile, Piece};
 pub use frame::{FRAME_FORMAT, Frame, FrameKind};
 pub use id::{ActionId, Lane, Origin};
 pub use ledger::{Counts, Ledger};

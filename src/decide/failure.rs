@@ -25,6 +25,8 @@ pub enum FailureKind {
     Redirect,
     /// The request cannot be built or sent at all.
     Invalid,
+    /// The kept body is damaged, which was seen while it was sent: it did not leave whole.
+    Body,
     /// The app's provider of credentials failed.
     Credentials,
     /// This machine is short of something (file descriptors, memory): not the server's trouble, nor the action's.
@@ -35,7 +37,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -44,6 +46,7 @@ impl FailureKind {
         Self::Interrupted,
         Self::Redirect,
         Self::Invalid,
+        Self::Body,
         Self::Credentials,
         Self::Local,
         Self::Other,
@@ -66,7 +69,7 @@ impl FailureKind {
             | Self::Invalid
             | Self::Credentials
             | Self::Local => true,
-            Self::Timeout | Self::Interrupted | Self::Redirect | Self::Other => false,
+            Self::Timeout | Self::Interrupted | Self::Redirect | Self::Body | Self::Other => false,
         }
     }
 }
@@ -82,6 +85,7 @@ impl fmt::Display for FailureKind {
             Self::Interrupted => "connection broke after bytes may have left",
             Self::Redirect => "too many redirects",
             Self::Invalid => "request cannot be built",
+            Self::Body => "kept body is damaged",
             Self::Credentials => "provider of credentials failed",
             Self::Local => "this machine is short of resources",
             Self::Other => "failed, bytes may have left",

@@ -255,9 +255,11 @@ fn of_failure(kind: FailureKind) -> Verdict {
         | FailureKind::Tls
         | FailureKind::ConnectTimeout => Verdict::Unreachable,
         FailureKind::Timeout | FailureKind::Interrupted | FailureKind::Other => retry(Counted::Yes),
-        FailureKind::Redirect | FailureKind::Invalid => Verdict::Reject(DeadReason::Unsendable {
-            detail: kind.to_string(),
-        }),
+        FailureKind::Redirect | FailureKind::Invalid | FailureKind::Body => {
+            Verdict::Reject(DeadReason::Unsendable {
+                detail: kind.to_string(),
+            })
+        }
         FailureKind::Credentials => Verdict::Hold,
         FailureKind::Local => retry(Counted::No),
     }

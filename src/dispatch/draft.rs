@@ -5,17 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::action::{ActionId, Lane, Origin, Record, State, StoredRequest};
+use crate::action::{Lane, Origin, Record, State, StoredRequest};
 use crate::attempt::{self, Outgoing};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::Parts;
+use crate::payload::KeptBody;
 
 /// A checked request with everything the queue has to know about it.
 #[derive(Debug)]
 pub(crate) struct Draft {
     pub(crate) request: StoredRequest,
-    pub(crate) body: Bytes,
     pub(crate) own_credentials: HeaderMap,
     pub(crate) key: Option<String>,
     pub(crate) lane: Lane,
@@ -45,10 +45,15 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn record(&self, now: Timestamp) -> Result<Record> {
+    pub(super) fn record(&self, body: &KeptBody, now: Timestamp) -> Result<Record> {
         let content = Bytes::from(self.request.encode()?);
-        let id = ActionId::new();
-        let mut record = Record::new(id, self.lane.clone(), self.origin.clone(), content, now);
+        let mut record = Record::new(
+            body.id,
+            self.lane.clone(),
+            self.origin.clone(),
+            content,
+            now,
+        );
         record.key = self.key.clone();
         record.principal = self.principal.clone();
         record.coalesce = self.coalesce.clone();
@@ -58,13 +63,13 @@ impl Draft {
         record.state = State::Queued {
             due: self.not_before.unwrap_or(now).max(now),
         };
-        record.fingerprint = self.fingerprint();
-        record.body_bytes = self.body.len() as u64;
+        record.fingerprint = self.fingerprint(body);
+        record.body_bytes = body.body.len();
         Ok(record)
     }
 
     /// Method, URL and body: what an idempotency key stands for.
-    pub(super) fn fingerprint(&self) -> String {
+    pub(super) fn fingerprint(&self, body: &KeptBody) -> String {
         let mut hash = blake3::Hasher::new();
         for part in [
             self.request.method.as_str().as_bytes(),
@@ -73,14 +78,14 @@ impl Draft {
             hash.update(part);
             hash.update(&[0]);
         }
-        hash.update(&self.body);
+        body.print(&mut hash);
         hash.finalize().to_hex().as_str()[..32].to_owned()
     }
 
-    pub(super) fn outgoing(&self, record: &Record) -> Outgoing {
+    pub(super) fn outgoing(&self, record: &Record, body: &KeptBody) -> Outgoing {
         Outgoing {
             request: self.request.clone(),
-            body: self.body.clone(),
+            body: body.body.clone(),
             key: attempt::wire_key(&self.request, record),
             own_credentials: self.own_credentials.clone(),
             principal: self.principal.clone(),

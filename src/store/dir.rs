@@ -54,7 +54,7 @@ impl VaultDir {
 }
 
 /// Creates a directory, or checks the one that is there. True when it is new.
-fn create_dir(path: &Path) -> Result<bool> {
+pub(super) fn create_dir(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_symlink() => Err(Error::invalid(format!(
             "{} is a symbolic link; give the directory itself",
@@ -66,16 +66,30 @@ fn create_dir(path: &Path) -> Result<bool> {
         ))),
         Ok(_) => Ok(false),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let mut builder = fs::DirBuilder::new();
-            builder.recursive(true);
-            private_dir(&mut builder);
-            builder
-                .create(path)
-                .map_err(|e| failed("create", path, e))?;
+            create_durably(path)?;
             Ok(true)
         }
         Err(e) => Err(failed("look at", path, e)),
     }
+}
+
+/// Creates a directory and what is missing above it, and makes each new name durable. A parent that we may not read
+/// cannot be synced by us.
+fn create_durably(path: &Path) -> Result<()> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let named: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    private_dir(&mut builder);
+    builder
+        .create(path)
+        .map_err(|e| failed("create", path, e))?;
+    for parent in named.into_iter().filter_map(Path::parent) {
+        if fs::read_dir(parent).is_ok() {
+            sync_dir(parent)?;
+        }
+    }
+    Ok(())
 }
 
 fn is_vault_or_empty(path: &Path) -> Result<bool> {
@@ -187,15 +201,44 @@ fn private_dir(builder: &mut fs::DirBuilder) {
 #[cfg(not(unix))]
 fn private_dir(_: &mut fs::DirBuilder) {}
 
-/// Lets only us read and write files made with these options.
+/// Lets only us read and write files made with these options, and refuses a symbolic link in their place.
 #[cfg(unix)]
 pub(super) fn private_file(options: &mut OpenOptions) {
     use std::os::unix::fs::OpenOptionsExt;
-    options.mode(0o600);
+    options.mode(0o600).custom_flags(libc::O_NOFOLLOW);
 }
 
 #[cfg(not(unix))]
 pub(super) fn private_file(_: &mut OpenOptions) {}
+
+/// A symbolic link in the place of the file is an error, not a way out of the directory.
+#[cfg(unix)]
+pub(super) fn no_follow(options: &mut OpenOptions) {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.custom_flags(libc::O_NOFOLLOW);
+}
+
+#[cfg(not(unix))]
+pub(super) fn no_follow(_: &mut OpenOptions) {}
+
+/// Refuses a symbolic link among these, if they are there.
+pub(super) fn refuse_links(paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+    match paths.into_iter().find(|path| path.is_symlink()) {
+        None => Ok(()),
+        Some(link) => Err(Error::invalid(format!(
+            "{} is a symbolic link, which a vault never follows; put the file itself there",
+            link.display()
+        ))),
+    }
+}
+
+/// The paths of everything in a directory.
+pub(super) fn paths_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).map_err(|e| failed("list", dir, e))?;
+    entries
+        .map(|entry| Ok(entry.map_err(|e| failed("list", dir, e))?.path()))
+        .collect()
+}
 
 /// Sets the mode itself: the one at creation is subject to the umask, and others made the file.
 #[cfg(unix)]
@@ -362,5 +405,29 @@ mod tests {
         let _dir = VaultDir::open(&path).expect("open");
         let mode = fs::metadata(&path).expect("metadata").permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_inside_are_refused() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let (vault, elsewhere) = (temp.path().join("vault"), temp.path().join("elsewhere"));
+        fs::create_dir(&vault).expect("create");
+        fs::create_dir(&elsewhere).expect("create");
+        let link = |name: &str| {
+            std::os::unix::fs::symlink(&elsewhere, vault.join(name)).expect("link");
+        };
+        link("bodies");
+        let dir = VaultDir::open(&vault).expect("open");
+        let error = dir.subdir("bodies").expect_err("a link");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let error = refuse_links(paths_in(&vault).expect("list")).expect_err("a link");
+        assert!(error.to_string().contains("bodies"), "{error}");
+        drop(dir);
+        fs::remove_file(vault.join(LOCK)).expect("remove");
+        link(LOCK);
+        let error = VaultDir::open(&vault).expect_err("a link");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(paths_in(&elsewhere).expect("list").is_empty());
     }
 }

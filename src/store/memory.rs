@@ -9,10 +9,10 @@ use bytes::Bytes;
 
 use super::kv::{Batch, Engine, KvStore};
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Find, LaneTotals, Opened, Page, Query,
-    Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
+    Query, Snapshot, Source, Store, StoreFuture, Totals,
 };
-use crate::action::{ActionId, Body, Lane, Record};
+use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
 use crate::error::Result;
 

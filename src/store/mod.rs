@@ -20,6 +20,7 @@ mod memory;
 mod reading;
 #[cfg(feature = "sled")]
 mod sled;
+mod snapshot;
 mod step;
 
 pub use appending::{Append, Appended, Direct, Limits};
@@ -28,6 +29,7 @@ pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
 #[cfg(feature = "sled")]
 pub use sled::{SledOptions, SledStore};
+pub use snapshot::{Chunks, Snapshot, Source};
 pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle, Urgency};
 
 use std::fmt;
@@ -36,7 +38,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
-use crate::action::{ActionId, Body, Counts, Lane, Ledger, Record};
+use crate::action::{ActionId, Body, BodyFile, Counts, Lane, Ledger, Record};
 use crate::clock::Timestamp;
 use crate::decide::Gate;
 use crate::error::Result;
@@ -93,6 +95,24 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// A page of records. A limit outside 1 to [`Query::LIMIT_MAX`] is taken as the nearest one inside.
     fn page(&self, query: Query) -> StoreFuture<'_, Page>;
+
+    /// Takes a body that is not in memory, for an action with this id that is appended later. The source is copied, so
+    /// that nothing that happens to it later matters; a file is durable when this returns, its name when the append
+    /// does. What is small comes back as bytes.
+    ///
+    /// As provided, it reads all into memory and refuses more than 16 MiB: for stores that keep no files.
+    fn snapshot(&self, _id: ActionId, source: Source) -> StoreFuture<'_, Snapshot> {
+        Box::pin(snapshot::blocking(move || snapshot::in_memory(source)))
+    }
+
+    /// Reads a file of a body that this store gave, from its start. Fails with
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) when it is gone or has another length; the reader checks the
+    /// checksum.
+    ///
+    /// As provided, it reads the file at its path.
+    fn chunks(&self, file: BodyFile) -> StoreFuture<'_, Chunks> {
+        Box::pin(snapshot::file_chunks(file))
+    }
 
     /// Counts and ledger, without a scan.
     fn totals(&self) -> StoreFuture<'_, Totals>;
@@ -206,6 +226,14 @@ macro_rules! delegate_store {
 
             fn page(&self, query: Query) -> StoreFuture<'_, Page> {
                 self.store.page(query)
+            }
+
+            fn snapshot(&self, id: ActionId, source: Source) -> StoreFuture<'_, Snapshot> {
+                self.store.snapshot(id, source)
+            }
+
+            fn chunks(&self, file: BodyFile) -> StoreFuture<'_, Chunks> {
+                self.store.chunks(file)
             }
 
             fn totals(&self) -> StoreFuture<'_, Totals> {

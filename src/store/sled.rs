@@ -14,16 +14,17 @@ use bytes::Bytes;
 
 use super::bodies::Bodies;
 use super::dir::{
-    VaultDir, check_still_there, failed, kind_of, private_file, restrict_below, sync_dir,
+    VaultDir, check_still_there, failed, kind_of, no_follow, paths_in, private_file, refuse_links,
+    restrict_below, sync_dir,
 };
 use super::journal::{Base, Journaled};
 use super::kv::overlay::Entries;
 use super::kv::{Batch, KvStore};
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Find, LaneTotals, Opened, Page, Query,
-    Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
+    Query, Snapshot, Source, Store, StoreFuture, Totals,
 };
-use crate::action::{ActionId, Body, Lane, Record};
+use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,6 +32,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// of at most 75 KiB (a record of 64 KiB and a body of 8 KiB), so none gets there.
 /// Part of the format: it can never change for a vault that exists.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Where in the vault's directory things are moved aside to.
+const QUARANTINE: &str = "quarantine";
 
 /// Stands in the vault's directory once it was made whole.
 const MARK: &str = "format";
@@ -76,7 +80,8 @@ impl SledStore {
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: SledOptions) -> Result<Self> {
         let dir = VaultDir::open(path.as_ref())?;
-        let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?));
+        let quarantine = dir.path().join(QUARANTINE);
+        let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
         let open = move || open_engine(dir, &options);
         let store = KvStore::with_bodies(open, Some(bodies))?;
         Ok(Self { store })
@@ -88,15 +93,18 @@ super::delegate_store!(SledStore);
 /// The engine of a vault: its directory, sled, the journal.
 fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBase>> {
     let mark = dir.path().join(MARK);
+    refuse_links([mark.clone()])?;
     let is_made = mark.try_exists().map_err(|e| failed("look at", &mark, e))?;
     let (sled, journal) = (dir.subdir("sled")?, dir.subdir("journal")?);
-    if is_made && names_in(&journal)? == 0 {
+    if is_made && paths_in(&journal)?.is_empty() {
         let text = format!(
             "the vault {} lost its journal, and with it what it held last",
             dir.path().display()
         );
         return Err(Error::new(ErrorKind::Corrupt, text));
     }
+    refuse_links(paths_in(&sled)?)?;
+    refuse_links(paths_in(&journal)?)?;
     move_aside_torn_snapshots(&sled, &dir)?;
     let vault = dir.path().to_owned();
     let engine = Journaled::open(SledBase::open(sled, dir, options)?, &journal)?;
@@ -105,11 +113,6 @@ fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBas
         sync_dir(&vault)?;
     }
     Ok(engine)
-}
-
-fn names_in(dir: &Path) -> Result<usize> {
-    let entries = fs::read_dir(dir).map_err(|e| failed("list", dir, e))?;
-    Ok(entries.count())
 }
 
 /// Says that the vault was made whole: from then on, what is missing was lost.
@@ -149,9 +152,10 @@ impl SledBase {
         let db = open_patiently(&config)?;
         restrict_below(&path)?;
         let file_path = path.join("db");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        no_follow(&mut options);
+        let file = options
             .open(&file_path)
             .map_err(|e| failed("open", &file_path, e))?;
         sync_names(&path, &dir)?;
@@ -173,7 +177,7 @@ fn move_aside_torn_snapshots(path: &Path, dir: &VaultDir) -> Result<()> {
             continue;
         }
         let unique = format!("{name}.{:08x}", rand::random::<u32>());
-        let to = dir.subdir("quarantine")?.join(unique);
+        let to = dir.subdir(QUARANTINE)?.join(unique);
         fs::rename(entry.path(), &to).map_err(|e| failed("move aside", &entry.path(), e))?;
         tracing::warn!(name, "a torn snapshot was moved to quarantine");
     }

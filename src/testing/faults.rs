@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::action::{ActionId, Body, Lane, Record};
+use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Find, LaneTotals, Opened, Page, Query,
-    Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
+    Query, Snapshot, Source, Store, StoreFuture, Totals,
 };
 
 /// A verb of a [`Store`].
@@ -29,6 +29,8 @@ pub enum Verb {
     Page,
     Totals,
     Lane,
+    Snapshot,
+    Chunks,
     Close,
 }
 
@@ -241,6 +243,14 @@ impl Store for FaultyStore {
 
     fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals> {
         self.call(Verb::Lane, move |store| store.lane(lane))
+    }
+
+    fn snapshot(&self, id: ActionId, source: Source) -> StoreFuture<'_, Snapshot> {
+        self.call(Verb::Snapshot, move |store| store.snapshot(id, source))
+    }
+
+    fn chunks(&self, file: BodyFile) -> StoreFuture<'_, Chunks> {
+        self.call(Verb::Chunks, move |store| store.chunks(file))
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

@@ -3,11 +3,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
+use http_body::Body as _;
 use reqwest::{Response, ResponseBuilderExt, Url};
 
 use crate::decide::{FailureKind, key_from_header};
@@ -293,7 +296,8 @@ impl Transport for FakeTransport {
     fn send(&self, request: reqwest::Request) -> TransportFuture<'_> {
         Box::pin(async move {
             let url = request.url().clone();
-            let (at, reply) = self.server.shop().begin(seen(&request));
+            let seen = seen(request).await?;
+            let (at, reply) = self.server.shop().begin(seen);
             let _end = End {
                 server: &self.server,
                 at,
@@ -333,18 +337,32 @@ impl Drop for End<'_> {
     }
 }
 
-fn seen(request: &reqwest::Request) -> Seen {
+async fn seen(mut request: reqwest::Request) -> Result<Seen, TransportFailure> {
+    let body = match request.body_mut().take() {
+        Some(body) => whole(body).await?,
+        None => Bytes::new(),
+    };
     let key = request.headers().get("idempotency-key");
-    let body = request.body().and_then(reqwest::Body::as_bytes);
-    Seen {
+    Ok(Seen {
+        key: key.and_then(|value| key_from_header(value).ok()),
         method: request.method().clone(),
         url: request.url().clone(),
         headers: request.headers().clone(),
-        key: key.and_then(|value| key_from_header(value).ok()),
-        body: body.map(Bytes::copy_from_slice).unwrap_or_default(),
+        body,
         began: 0,
         ended: None,
+    })
+}
+
+/// All of a body; one that breaks off was not received.
+async fn whole(mut body: reqwest::Body) -> Result<Bytes, TransportFailure> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame =
+            frame.map_err(|e| TransportFailure::new(FailureKind::Interrupted).with_source(e))?;
+        whole.extend(frame.into_data());
     }
+    Ok(whole.freeze())
 }
 
 fn answer(status: u16, reply: &Reply, url: Url) -> Result<Response, TransportFailure> {

@@ -22,6 +22,7 @@ const ORDER: &[&[&str]] = &[
     &["event"],
     &["parts"],
     &["ticket"],
+    &["payload"],
     &["attempt"],
     &["worker"],
     &["dispatch"],

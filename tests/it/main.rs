@@ -1,5 +1,8 @@
 //! The one integration test binary: linking once is cheap. One module per story.
 
+/// Bodies from files and forms, and compressed ones.
+#[cfg(feature = "sled")]
+mod bodies;
 /// Seeded chaos on whole vaults with a checker, and the stories of the fault catalogue.
 mod chaos;
 /// A scripted HTTP server on raw TCP that does what servers and networks do on bad days.

@@ -238,6 +238,7 @@ fn every_failure_is_read_as_the_table_says() {
             true,
             unsendable("request cannot be built"),
         ),
+        (FailureKind::Body, false, unsendable("kept body is damaged")),
         (FailureKind::Credentials, true, Verdict::Hold),
         (FailureKind::Local, true, retry(Counted::No)),
         (FailureKind::Other, false, retry(Counted::Yes)),

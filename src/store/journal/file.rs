@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::frame::{self, Commit};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::dir::{check_still_there, failed, private_file, sync_dir};
+use crate::store::dir::{check_still_there, failed, no_follow, private_file, sync_dir};
 use crate::store::kv::Batch;
 
 #[derive(Debug)]
@@ -41,6 +41,7 @@ impl JournalFile {
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true);
+        no_follow(&mut options);
         let mut content = Vec::new();
         let file = options
             .open(&path)

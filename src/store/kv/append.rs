@@ -24,14 +24,14 @@ impl<E: Engine> Queue<E> {
     fn append_one(&mut self, incoming: Incoming) -> Result<Appended> {
         let Incoming { append, body } = incoming;
         if let Some(known) = self.known(&append)? {
-            self.refuse(body);
+            self.refuse_body(append.record.id, body);
             return Ok(known);
         }
         let mut record = append.record;
         record.body_bytes = body.len();
         let replaced = self.coalesced(&record)?;
         if let Some(limit) = self.limit_reached(&append.limits, &record, replaced.as_ref()) {
-            self.refuse(body);
+            self.refuse_body(record.id, body);
             return Ok(Appended::Full { limit });
         }
         let superseded = match replaced {

@@ -208,6 +208,9 @@ impl<E: Engine> Runner<E> {
 
     /// Runs a group, as far as it has not run yet, in one commit. What is left to do is to answer it.
     fn run(&mut self, mut group: Group<E>) -> Ran<E> {
+        if let Some(Err(error)) = self.bodies.as_ref().map(|bodies| bodies.check()) {
+            self.poison(&error);
+        }
         let Some(queue) = &mut self.queue else {
             let failure = Some(self.status.gone());
             return Ran {
@@ -250,6 +253,9 @@ impl<E: Engine> Runner<E> {
     }
 
     fn poison(&mut self, error: &Error) {
+        if self.queue.is_none() {
+            return;
+        }
         tracing::error!(%error, "the store failed and takes nothing more");
         let text = format!("the store failed before ({error}); reopen it");
         self.status.end(Error::new(ErrorKind::Poisoned, text));
@@ -340,6 +346,12 @@ impl<E: Engine> Front<E> {
                 drop(messages.send(Message::Work(work)));
             }
         }
+    }
+
+    /// Lets the queue see that a body could not be synced, so that nothing more is acknowledged.
+    pub(super) fn stop_if_broken(&self) {
+        let (reply, _) = oneshot::channel();
+        self.send(work(|_| Ok(()), reply, Urgency::Now));
     }
 
     pub(super) async fn close(&self) {

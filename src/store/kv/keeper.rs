@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::advance::Step;
 use super::append::Incoming;
-use super::records::Kept;
-use crate::action::{ActionId, Body};
-use crate::error::{Error, Result};
+use super::records::{Kept, KeptPiece};
+use crate::action::{ActionId, Body, Piece};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::bodies::{Bodies, FileKind, INLINE_BYTES_MAX};
+use crate::store::snapshot::blocking;
 use crate::store::{Advance, Append};
 
 /// Does a command carry a value that belongs into a file?
@@ -54,6 +54,50 @@ impl Keeper {
         }
     }
 
+    /// Takes snapshots over, all before anything can fail: what is refused is removed.
+    fn keep_pieces(&mut self, id: ActionId, pieces: Vec<Piece>) -> Result<Kept> {
+        let Some(bodies) = self.bodies.clone() else {
+            let text = "this store keeps no files; give the bytes of the body";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        };
+        let mut kept = Vec::with_capacity(pieces.len());
+        let mut foreign = None;
+        for piece in pieces {
+            match piece {
+                Piece::Bytes(bytes) => kept.push(KeptPiece::Inline(bytes)),
+                Piece::File(file) => match bodies.own(id, &file) {
+                    Ok(file) => {
+                        self.written.push(file.name.clone());
+                        kept.push(KeptPiece::File(file));
+                    }
+                    Err(error) => foreign = Some(error),
+                },
+            }
+        }
+        match foreign {
+            Some(error) => Err(error),
+            None => self.spill(id, kept, &bodies),
+        }
+    }
+
+    /// Brings the largest pieces into files until the rest fits into the engine.
+    fn spill(&mut self, id: ActionId, mut kept: Vec<KeptPiece>, bodies: &Bodies) -> Result<Kept> {
+        let mut inline: Vec<_> = kept.iter_mut().filter(|piece| piece.inline() > 0).collect();
+        inline.sort_by_key(|piece| piece.inline());
+        let mut bytes: u64 = inline.iter().map(|piece| piece.inline()).sum();
+        while bytes > INLINE_BYTES_MAX
+            && let Some(piece) = inline.pop()
+        {
+            bytes -= piece.inline();
+            if let KeptPiece::Inline(value) = piece {
+                let file = bodies.write(id, FileKind::Body, value)?;
+                self.written.push(file.name.clone());
+                *piece = KeptPiece::File(file);
+            }
+        }
+        Ok(Kept::Pieces(kept))
+    }
+
     pub(super) fn sync(&self) -> Result<()> {
         match &self.bodies {
             Some(bodies) if !self.written.is_empty() => bodies.sync(),
@@ -68,24 +112,17 @@ impl Keeper {
     }
 }
 
-pub(super) fn run_blocking(start: impl FnOnce() + Send + 'static) {
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(start)),
-        Err(_) => drop(std::thread::spawn(start)),
-    }
-}
-
-/// Brings a value from its file into memory. One that is damaged stays what it is: the check before it is sent
-/// finds that, and the action becomes a dead letter with its reason.
+/// Brings a value from its file into memory; what was a file when it came stays one. One that is damaged stays what it
+/// is: the check before it is sent finds that, and the action becomes a dead letter with its reason.
 pub(super) async fn fetch(bodies: Option<Arc<Bodies>>, body: Body) -> Result<Body> {
-    let (Body::File(file), Some(bodies)) = (&body, bodies) else {
-        return Ok(body);
-    };
-    let (reply, answer) = oneshot::channel();
-    let name = file.clone();
-    // The caller may be gone by then.
-    run_blocking(move || drop(reply.send(bodies.read(&name))));
-    answer.await.map_err(|_| Error::closed())?.map(Body::Bytes)
+    match (body, bodies) {
+        (Body::File(file), Some(bodies)) => {
+            let read = blocking(move || bodies.read(&file));
+            read.await.map(Body::Bytes)
+        }
+        (body, Some(bodies)) => Ok(bodies.located(body)),
+        (body, None) => Ok(body),
+    }
 }
 
 pub(super) fn keep_all(keeper: &mut Keeper, batch: Vec<Append>) -> Result<Vec<Incoming>> {
@@ -93,7 +130,7 @@ pub(super) fn keep_all(keeper: &mut Keeper, batch: Vec<Append>) -> Result<Vec<In
     for mut append in batch {
         let body = match std::mem::replace(&mut append.body, Body::Bytes(Bytes::new())) {
             Body::Bytes(bytes) => keeper.keep(append.record.id, FileKind::Body, bytes)?,
-            Body::File(_) => Kept::Inline(Bytes::new()),
+            body => keeper.keep_pieces(append.record.id, body.into_pieces())?,
         };
         incoming.push(Incoming { append, body });
     }
@@ -104,8 +141,21 @@ pub(super) fn keep_answers(keeper: &mut Keeper, mut advance: Advance) -> Result<
     let mut answers = Vec::with_capacity(advance.settle.len());
     for settle in &mut advance.settle {
         let answer = settle.answer.take();
-        let kept = answer.map(|answer| keeper.keep(settle.id, FileKind::Answer, answer));
-        answers.push(kept.transpose()?);
+        answers.push(match answer {
+            Some(answer) => keep_answer(keeper, settle.id, answer)?,
+            None => None,
+        });
     }
     Ok(Step { advance, answers })
+}
+
+/// On a full disk a result is worth more than its answer.
+fn keep_answer(keeper: &mut Keeper, id: ActionId, answer: Bytes) -> Result<Option<Kept>> {
+    match keeper.keep(id, FileKind::Answer, answer) {
+        Err(error) if error.kind() == ErrorKind::StorageFull => {
+            tracing::warn!(%id, %error, "an answer is not kept");
+            Ok(None)
+        }
+        kept => kept.map(Some),
+    }
 }

@@ -32,12 +32,13 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::committer::{Front, Status, work};
-use self::keeper::{Keeper, Size, fetch, keep_all, keep_answers, run_blocking};
+use self::keeper::{Keeper, Size, fetch, keep_all, keep_answers};
 use self::queue::Queue;
-use super::bodies::{Bodies, FileKind};
+use super::bodies::{Bodies, FileKind, Orphans};
+use super::snapshot::{blocking, in_memory, run_blocking};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Find, LaneTotals, Opened, Page, Query,
-    Store, StoreFuture, Totals, Urgency,
+    Snapshot, Source, Store, StoreFuture, Totals, Urgency,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
@@ -158,6 +159,7 @@ impl<E: Engine> KvStore<E> {
             Ok(kept) => front.send(work(move |queue| verb(queue, kept), reply, urgency)),
             Err(error) => {
                 keeper.undo();
+                front.stop_if_broken();
                 // The caller may be gone; nothing was kept.
                 drop(reply.send(Err(error)));
             }
@@ -180,10 +182,6 @@ impl<E: Engine> KvStore<E> {
 
 fn check(batch: &[Append]) -> Result<()> {
     for append in batch {
-        if !matches!(append.body, Body::Bytes(_)) {
-            let text = "a body in a file cannot be appended yet; give its bytes";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
         if append.record.content.len() > CONTENT_BYTES_MAX {
             let text = format!(
                 "URL and headers of a request are limited to {CONTENT_BYTES_MAX} bytes, these have {}",
@@ -225,7 +223,11 @@ impl<E: Engine> Store for KvStore<E> {
         self.submit(move |queue| {
             let opened = queue.open(now)?;
             if let Some(bodies) = bodies {
-                queue.sweep(&bodies)?;
+                let orphans = match opened.is_balanced {
+                    true => Orphans::Remove,
+                    false => Orphans::SetAside,
+                };
+                queue.sweep(&bodies, orphans)?;
             }
             Ok(opened)
         })
@@ -300,9 +302,24 @@ impl<E: Engine> Store for KvStore<E> {
         Box::pin(async move {
             match self.read_kept(id, FileKind::Answer).await? {
                 Some(Body::Bytes(bytes)) => Ok(Some(bytes)),
-                Some(Body::File(_)) | None => Ok(None),
+                _ => Ok(None),
             }
         })
+    }
+
+    fn snapshot(&self, id: ActionId, source: Source) -> StoreFuture<'_, Snapshot> {
+        // Not a long copy for a store that takes nothing more.
+        if let Err(error) = self.status.totals() {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        let (bodies, front) = (self.bodies.clone(), self.front.clone());
+        Box::pin(blocking(move || match bodies {
+            Some(bodies) => {
+                let taken = bodies.snapshot(id, source);
+                taken.inspect_err(|_| front.stop_if_broken())
+            }
+            None => in_memory(source),
+        }))
     }
 
     fn page(&self, query: Query) -> StoreFuture<'_, Page> {

@@ -12,7 +12,7 @@ use crate::action::{ActionId, Body, Change, Record, WireState};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::store::Opened;
-use crate::store::bodies::{Bodies, FileKind};
+use crate::store::bodies::{Bodies, FileKind, Orphans};
 
 impl<E: Engine> Queue<E> {
     pub(super) fn load_in_flight(&mut self) -> Result<()> {
@@ -85,23 +85,29 @@ impl<E: Engine> Queue<E> {
         Ok(())
     }
 
-    /// Removes the files of earlier runs that no record refers to.
-    pub(super) fn sweep(&mut self, bodies: &Bodies) -> Result<()> {
+    /// Removes the files of earlier runs that no record refers to, or moves them aside.
+    pub(super) fn sweep(&mut self, bodies: &Bodies, orphans: Orphans) -> Result<()> {
         for (id, kind, name) in bodies.of_earlier_runs()? {
             let (key, value) = match kind {
                 FileKind::Body => (keys::birth(id), self.body_of(id)),
                 FileKind::Answer => (keys::answer(id), self.answer_of(id)),
             };
             let is_live = match value {
-                Ok(Some(Body::File(file))) => file.path.as_os_str() == name.as_str(),
+                Ok(Some(body)) if body.files().next().is_some() => is_named(&body, &name),
                 Ok(_) => self.txn.get(&keys::quarantine(&key))?.is_some(),
                 // What cannot be read may still refer to it.
                 Err(_) => true,
             };
-            if !is_live {
-                self.garbage.push(name);
+            match orphans {
+                _ if is_live => {}
+                Orphans::Remove => self.garbage.push(name),
+                Orphans::SetAside => bodies.set_aside(&name)?,
             }
         }
         Ok(())
     }
+}
+
+fn is_named(body: &Body, name: &str) -> bool {
+    body.files().any(|file| file.path.as_os_str() == name)
 }

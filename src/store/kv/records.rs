@@ -1,13 +1,15 @@
 //! Records, bodies and answers of single actions: reading, rewriting, forgetting, and quarantine for what
 //! cannot be read.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::keys::{self, Place};
 use super::queue::{Queue, Tally};
-use crate::action::{ActionId, Body, BodyFile, Frame, FrameKind, Record};
+use crate::action::{ActionId, Body, BodyFile, Frame, FrameKind, Piece, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::bodies::{FileRef, INLINE_BYTES_MAX};
 
@@ -16,6 +18,31 @@ use crate::store::bodies::{FileRef, INLINE_BYTES_MAX};
 pub(super) enum Kept {
     Inline(Bytes),
     File(FileRef),
+    /// A body that came in files, or in pieces of both.
+    Pieces(Vec<KeptPiece>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum KeptPiece {
+    Inline(Bytes),
+    File(FileRef),
+}
+
+impl KeptPiece {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::File(file) => file.bytes,
+        }
+    }
+
+    /// How much of it is for the engine.
+    pub(super) fn inline(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::File(_) => 0,
+        }
+    }
 }
 
 impl Kept {
@@ -23,6 +50,21 @@ impl Kept {
         match self {
             Self::Inline(bytes) => bytes.len() as u64,
             Self::File(file) => file.bytes,
+            Self::Pieces(pieces) => pieces.iter().map(KeptPiece::len).sum(),
+        }
+    }
+
+    fn files(self) -> Vec<FileRef> {
+        match self {
+            Self::Inline(_) => Vec::new(),
+            Self::File(file) => vec![file],
+            Self::Pieces(pieces) => {
+                let files = pieces.into_iter().filter_map(|piece| match piece {
+                    KeptPiece::Inline(_) => None,
+                    KeptPiece::File(file) => Some(file),
+                });
+                files.collect()
+            }
         }
     }
 }
@@ -32,6 +74,16 @@ impl Kept {
 struct KeptFields {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<FileRef>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pieces: Vec<PieceRef>,
+}
+
+/// A piece of a body: so many bytes of the frame's content, or a file.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PieceRef {
+    Bytes(u64),
+    File(FileRef),
 }
 
 /// A record that will be wanted soon.
@@ -201,16 +253,31 @@ impl<E: Engine> Queue<E> {
 
     fn drop_file(&mut self, value: Result<Option<Body>>) {
         // A frame that cannot be read names no file: the sweep at the next open finds it.
-        if let Ok(Some(Body::File(file))) = value {
-            self.garbage.push(file.path.to_string_lossy().into_owned());
+        if let Ok(Some(body)) = value {
+            let names = body.files().map(|file| file.path.to_string_lossy());
+            self.garbage.extend(names.map(Cow::into_owned));
         }
     }
 
-    /// A value that was refused: its file goes.
+    /// A value that was refused: its files go.
     pub(super) fn refuse(&mut self, value: Kept) {
-        if let Kept::File(file) = value {
-            self.garbage.push(file.name);
+        let names = value.files().into_iter().map(|file| file.name);
+        self.garbage.extend(names);
+    }
+
+    /// As [`refuse`](Self::refuse), but for files that the action names already: the same append came twice.
+    pub(super) fn refuse_body(&mut self, id: ActionId, value: Kept) {
+        let mut files = value.files();
+        if files.is_empty() {
+            return;
         }
+        if let Ok(Some(kept)) = self.body_of(id) {
+            let is_kept =
+                |new: &FileRef| kept.files().any(|old| old.path.as_os_str() == &*new.name);
+            files.retain(|new| !is_kept(new));
+        }
+        let names = files.into_iter().map(|file| file.name);
+        self.garbage.extend(names);
     }
 
     /// Takes a pending action whose bytes cannot be read out of its lane and into quarantine.
@@ -254,8 +321,24 @@ fn frame(kind: FrameKind, id: ActionId, value: &Kept) -> Result<Vec<u8>> {
     match value {
         Kept::Inline(bytes) => Frame::encode(kind, id, 1, &KeptFields::default(), bytes),
         Kept::File(file) => {
-            let file = Some(file.clone());
-            Frame::encode(kind, id, 1, &KeptFields { file }, &[])
+            let fields = KeptFields {
+                file: Some(file.clone()),
+                ..KeptFields::default()
+            };
+            Frame::encode(kind, id, 1, &fields, &[])
+        }
+        Kept::Pieces(pieces) => {
+            let (mut fields, mut content) = (KeptFields::default(), Vec::new());
+            for piece in pieces {
+                fields.pieces.push(match piece {
+                    KeptPiece::Inline(bytes) => {
+                        content.extend_from_slice(bytes);
+                        PieceRef::Bytes(bytes.len() as u64)
+                    }
+                    KeptPiece::File(file) => PieceRef::File(file.clone()),
+                });
+            }
+            Frame::encode(kind, id, 1, &fields, &content)
         }
     }
 }
@@ -269,12 +352,32 @@ fn unframe(bytes: Bytes, kind: FrameKind) -> Result<Body> {
             "a stored value is of another kind",
         ));
     }
-    Ok(match frame.fields::<KeptFields>()?.file {
-        None => Body::Bytes(frame.content),
-        Some(file) => Body::File(BodyFile {
-            path: file.name.into(),
-            bytes: file.bytes,
-            crc32c: file.crc32c,
-        }),
-    })
+    let fields = frame.fields::<KeptFields>()?;
+    match (fields.file, fields.pieces.is_empty()) {
+        (Some(file), _) => Ok(Body::File(named(file))),
+        (None, true) => Ok(Body::Bytes(frame.content)),
+        (None, false) => pieces_of(fields.pieces, frame.content).map(Body::Pieces),
+    }
+}
+
+fn named(file: FileRef) -> BodyFile {
+    BodyFile {
+        path: file.name.into(),
+        bytes: file.bytes,
+        crc32c: file.crc32c,
+    }
+}
+
+fn pieces_of(pieces: Vec<PieceRef>, mut content: Bytes) -> Result<Vec<Piece>> {
+    let pieces = pieces.into_iter().map(|piece| match piece {
+        PieceRef::File(file) => Ok(Piece::File(named(file))),
+        PieceRef::Bytes(bytes) => match usize::try_from(bytes) {
+            Ok(bytes) if bytes <= content.len() => Ok(Piece::Bytes(content.split_to(bytes))),
+            _ => Err(Error::new(
+                ErrorKind::Corrupt,
+                "a stored body is shorter than its pieces",
+            )),
+        },
+    });
+    pieces.collect()
 }

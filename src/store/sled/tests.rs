@@ -1,7 +1,7 @@
 //! What only a store on disk can show: restarts, files, modes, damage.
 
 use super::*;
-use crate::action::{Origin, WireState};
+use crate::action::{Origin, Piece, WireState};
 use crate::decide::Settlement;
 use crate::store::{Lease, Part, Retention, Settle};
 
@@ -234,4 +234,137 @@ async fn a_directory_that_was_replaced_acknowledges_nothing() {
     let error = store.append(vec![action(vec![3])]).await;
     assert_eq!(error.expect_err("poisoned").kind(), ErrorKind::Poisoned);
     store.close().await.expect("close");
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    (0u32..).flat_map(u32::to_le_bytes).take(bytes).collect()
+}
+
+async fn snapshot_of(store: &SledStore, append: &Append, bytes: usize) -> Snapshot {
+    let source = Source::reader(io::Cursor::new(noise(bytes)), u64::MAX);
+    let snapshot = store.snapshot(append.record.id, source).await;
+    snapshot.expect("snapshot")
+}
+
+async fn append_snapshot(store: &SledStore, bytes: usize) -> ActionId {
+    let mut append = action(Vec::new());
+    let snapshot = snapshot_of(store, &append, bytes).await;
+    append.body = snapshot.body().clone();
+    snapshot.hand_over();
+    let id = append.record.id;
+    store.append(vec![append]).await.expect("append");
+    id
+}
+
+#[tokio::test]
+async fn a_form_owns_all_its_files_and_they_go_with_it() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let bodies = temp.path().join("bodies");
+    let store = SledStore::open(temp.path()).expect("open");
+    store.open(at(1)).await.expect("open");
+    let mut form = action(Vec::new());
+    let one = snapshot_of(&store, &form, 20_000).await;
+    let two = snapshot_of(&store, &form, 30_000).await;
+    let mut pieces = vec![Piece::Bytes(vec![1; 6_000].into())];
+    pieces.extend(one.body().clone().into_pieces());
+    pieces.push(Piece::Bytes(vec![2; 7_000].into()));
+    pieces.extend(two.body().clone().into_pieces());
+    form.body = Body::Pieces(pieces);
+    [one, two].into_iter().for_each(Snapshot::hand_over);
+    let (id, again) = (form.record.id, form.clone());
+    store.append(vec![form]).await.expect("append");
+    // Two files, and a piece that the engine is too small for.
+    assert_eq!(names(&bodies).len(), 3);
+    let known = store.append(vec![again]).await.expect("append").remove(0);
+    assert!(matches!(known, Appended::Known { .. }), "{known:?}");
+    store.close().await.expect("close");
+
+    let store = SledStore::open(temp.path()).expect("open");
+    store.open(at(2)).await.expect("open");
+    let body = store.body(id).await.expect("body").expect("pending");
+    assert_eq!(body.len(), 63_000);
+    for file in body.files() {
+        assert_eq!(
+            fs::metadata(&file.path).expect("there").len(),
+            file.bytes,
+            "{file:?}"
+        );
+    }
+    store
+        .amend(Amend::Cancel { id, now: at(3) })
+        .await
+        .expect("cancel");
+    store.close().await.expect("close");
+    assert_eq!(names(&bodies), [""; 0]);
+}
+
+/// Whoever asks after a failed sync could be told a lie, so nobody is told anything.
+#[tokio::test]
+async fn a_failed_sync_of_bodies_poisons() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let store = SledStore::open(temp.path()).expect("open");
+    store.open(at(1)).await.expect("open");
+    let mut append = action(Vec::new());
+    let snapshot = snapshot_of(&store, &append, 20_000).await;
+    append.body = snapshot.body().clone();
+    snapshot.hand_over();
+    fs::remove_dir_all(temp.path().join("bodies")).expect("remove");
+    let error = store.append(vec![append]).await.expect_err("no directory");
+    assert_eq!(error.kind(), ErrorKind::Storage);
+    let small = store.append(vec![action(vec![1])]).await;
+    assert_eq!(small.expect_err("poisoned").kind(), ErrorKind::Poisoned);
+    let idle = store.advance(lease(2)).await.expect_err("poisoned");
+    assert_eq!(idle.kind(), ErrorKind::Poisoned);
+}
+
+#[tokio::test]
+async fn a_foreign_file_is_not_taken_for_a_snapshot() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let foreign = temp.path().join("foreign");
+    fs::write(&foreign, "mine").expect("write");
+    let store = SledStore::open(temp.path().join("vault")).expect("open");
+    store.open(at(1)).await.expect("open");
+    let mut append = action(Vec::new());
+    append.body = Body::File(BodyFile {
+        path: foreign.clone(),
+        bytes: 4,
+        crc32c: 0,
+    });
+    let error = store.append(vec![append]).await.expect_err("foreign");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(foreign.exists());
+}
+
+#[tokio::test]
+async fn orphans_are_set_aside_when_the_ledger_does_not_balance() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let (bodies, aside) = (temp.path().join("bodies"), temp.path().join("quarantine"));
+    let store = SledStore::open(temp.path()).expect("open");
+    store.open(at(1)).await.expect("open");
+    let id = append_snapshot(&store, 20_000).await;
+    store.close().await.expect("close");
+    let orphan = format!("{}.{}.body", ActionId::new(), "0".repeat(16));
+    fs::write(bodies.join(&orphan), "lost").expect("write");
+    unbalance(temp.path());
+
+    let store = SledStore::open(temp.path()).expect("open");
+    assert!(!store.open(at(2)).await.expect("open").is_balanced);
+    assert!(store.body(id).await.expect("body").is_some());
+    store.close().await.expect("close");
+    assert_eq!(names(&bodies).len(), 1);
+    assert_eq!(names(&aside), [orphan]);
+}
+
+/// Takes an action away from the ledger, behind the store's back.
+fn unbalance(path: &Path) {
+    let config = sled::Config::new()
+        .path(path.join("sled"))
+        .segment_size(SEGMENT_BYTES);
+    let db = open_patiently(&config).expect("open");
+    let totals = db.get(b"mtotals").expect("get").expect("totals");
+    let mut row: serde_json::Value = serde_json::from_slice(&totals).expect("JSON");
+    row["ledger"]["enqueued"] = 7.into();
+    db.insert(b"mtotals", row.to_string().as_bytes())
+        .expect("insert");
+    db.flush().expect("flush");
 }

@@ -39,8 +39,12 @@ impl Draft {
         self
     }
 
-    pub(super) fn body(mut self, body: impl Into<Bytes>) -> Self {
-        let body = Body::Bytes(body.into());
+    pub(super) fn body(self, body: impl Into<Bytes>) -> Self {
+        self.kept(Body::Bytes(body.into()))
+    }
+
+    /// With a body that the store gave.
+    pub(super) fn kept(mut self, body: Body) -> Self {
         self.append.record.body_bytes = body.len();
         self.append.body = body;
         self

@@ -50,6 +50,7 @@ pub mod restart;
 pub mod retention;
 mod rig;
 pub mod settle;
+pub mod snapshots;
 pub mod walk;
 
 /// Makes the stores under test.
@@ -315,6 +316,15 @@ macro_rules! __store_contract_rules {
                 an_attempt_is_settled_once
                 an_unknown_settle_is_nothing
                 settles_answer_in_their_order
+            }
+            snapshots {
+                a_snapshot_comes_back_byte_for_byte
+                a_snapshot_survives_a_crash
+                a_body_may_be_made_of_pieces
+                a_snapshot_over_its_limit_is_refused
+                a_snapshot_that_breaks_off_is_an_error_of_that_call
+                a_snapshot_that_no_action_owns_harms_nothing
+                a_refused_snapshot_leaves_the_kept_one
             }
             walk {
                 a_random_walk_agrees_with_a_plain_list

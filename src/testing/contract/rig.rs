@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::StoreFactory;
 use super::draft::Draft;
-use crate::action::{ActionId, Body, DeadReason, Lane, Record, State, WireState};
+use crate::action::{ActionId, Body, DeadReason, Lane, Piece, Record, State, WireState};
 use crate::clock::Timestamp;
 use crate::decide::{Counted, DeadLane, Gate, Settlement};
 use crate::store::{
@@ -49,17 +49,21 @@ pub(super) fn lane(name: &str) -> Lane {
 
 /// The bytes of a body, wherever they lie; a file must be as its length and checksum say.
 pub(super) fn bytes_of(body: &Body) -> Bytes {
-    match body {
-        Body::Bytes(bytes) => bytes.clone(),
-        Body::File(file) => {
-            let bytes = std::fs::read(&file.path).expect("the file of a body can be read");
-            assert_eq!(
-                (bytes.len() as u64, crc32c::crc32c(&bytes)),
-                (file.bytes, file.crc32c)
-            );
-            bytes.into()
+    let mut whole = Vec::new();
+    for piece in body.clone().into_pieces() {
+        match piece {
+            Piece::Bytes(bytes) => whole.extend_from_slice(&bytes),
+            Piece::File(file) => {
+                let bytes = std::fs::read(&file.path).expect("the file of a body can be read");
+                assert_eq!(
+                    (bytes.len() as u64, crc32c::crc32c(&bytes)),
+                    (file.bytes, file.crc32c)
+                );
+                whole.extend_from_slice(&bytes);
+            }
         }
     }
+    whole.into()
 }
 
 /// The ids of records, in order.

@@ -159,6 +159,7 @@ async fn work(vault: &SyncVault, job: &Job) {
             way,
             cycle: job.cycle,
             bytes_max: job.bytes_max,
+            files: job.dir.with_extension("files"),
             dice: Dice::new(job.seed).fork(at),
         };
         producers.spawn(producer.run());
@@ -180,6 +181,8 @@ struct Producer {
     way: Way,
     cycle: u32,
     bytes_max: usize,
+    /// Where the app keeps its own files.
+    files: PathBuf,
     dice: Dice,
 }
 
@@ -216,7 +219,12 @@ impl Producer {
     }
 
     async fn make(&mut self, place: &Place) -> Outcome {
-        let mut request = self.vault.post(place.to_string()).body(place.body());
+        let mut request = self.vault.post(place.to_string());
+        let file = self.file_of(place);
+        request = match &file {
+            Some(path) => request.body_file(path),
+            None => request.body(place.body()),
+        };
         if !place.lane.starts_with(Place::SIDE) {
             request = request.lane(&place.lane);
         }
@@ -228,7 +236,21 @@ impl Producer {
             Way::WriteAhead => request.delivery(Delivery::WriteAhead).send().await,
             Way::OnFailure => request.delivery(Delivery::OnFailure).send().await,
         };
+        if let Some(path) = file {
+            std::fs::remove_file(path).expect("the file of the app is its own");
+        }
         made.expect("an action is taken")
+    }
+
+    /// One of three bodies comes from a file, which the app removes once the action is taken.
+    fn file_of(&mut self, place: &Place) -> Option<PathBuf> {
+        if self.dice.below(3) != 0 {
+            return None;
+        }
+        std::fs::create_dir_all(&self.files).expect("a directory of the app");
+        let path = self.files.join(place.to_string().replace('/', "-"));
+        std::fs::write(&path, place.body()).expect("a file of the app");
+        Some(path)
     }
 }
 
