@@ -2,6 +2,8 @@
 //! The promises of the direct path live here: on disk before the first byte, never past its lane.
 
 mod draft;
+#[cfg(feature = "sqlite")]
+mod outbox;
 mod outcome;
 
 use std::sync::Arc;
@@ -84,12 +86,17 @@ impl Desk {
         task.await.unwrap_or_else(|_| Err(Error::closed()))
     }
 
-    async fn append(&self, record: Record, body: Bytes, direct: Direct) -> Result<Admitted> {
-        let now = self.parts.now();
+    fn to_append(&self, record: Record, body: Bytes, now: Timestamp) -> Append {
         let mut append = Append::new(record, Body::Bytes(body), now);
-        append.direct = direct;
         append.limits = self.parts.options.limits;
         append.key_retention = self.parts.options.retention.age;
+        append
+    }
+
+    async fn append(&self, record: Record, body: Bytes, direct: Direct) -> Result<Admitted> {
+        let now = self.parts.now();
+        let mut append = self.to_append(record, body, now);
+        append.direct = direct;
         let _coming = self.parts.hub.coming(append.record.id);
         let appended = self.parts.store.append(vec![append]).await?;
         // Counts first: who hears of an event may ask for them.
@@ -118,10 +125,7 @@ impl Desk {
                 Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
             }
             Some(Appended::Conflict { id }) => Err(conflict(id)),
-            Some(Appended::Full { limit }) => Err(Error::new(
-                ErrorKind::Full,
-                format!("the queue is full ({limit}): drain it, clear it, or raise the limit"),
-            )),
+            Some(Appended::Full { limit }) => Err(full(&limit)),
             None => Err(Error::new(ErrorKind::Storage, "the store gave no result")),
         }
     }
@@ -308,6 +312,11 @@ impl Desk {
             true => Err(conflict(record.id)),
         }
     }
+}
+
+fn full(limit: &str) -> Error {
+    let text = format!("the queue is full ({limit}): drain it, clear it, or raise the limit");
+    Error::new(ErrorKind::Full, text)
 }
 
 fn conflict(id: ActionId) -> Error {

@@ -153,6 +153,7 @@ impl Worker {
             Some(report) = self.mail.reports.recv() => self.on_report(report),
             control = self.mail.control.recv(), if self.has_handles => self.on_control(control),
             () = self.parts.wake.notified() => self.is_hungry = true,
+            () = self.parts.store.changed() => self.is_hungry = true,
             Some(_) = self.changes.next() => self.probe(),
             Some(probed) = self.probing.next() => self.on_probed(probed),
             () = sleep_until(&*clock, self.timer) => self.is_hungry = true,

@@ -104,6 +104,10 @@ pub(super) struct Status {
 struct Published {
     totals: Totals,
     end: Option<Error>,
+    /// Somebody else changed what is stored, and nobody took notice of it yet.
+    has_news: bool,
+    /// What another process holds must be looked at again after a while.
+    must_watch: bool,
 }
 
 impl Status {
@@ -126,8 +130,23 @@ impl Status {
         self.lock().end.as_ref().map_or_else(Error::closed, copy)
     }
 
-    fn publish(&self, totals: Totals) {
-        self.lock().totals = totals;
+    fn publish(&self, totals: Totals, must_watch: bool) {
+        let mut published = self.lock();
+        published.totals = totals;
+        published.must_watch = must_watch;
+    }
+
+    fn tell_news(&self) {
+        self.lock().has_news = true;
+    }
+
+    pub(super) fn must_watch(&self) -> bool {
+        self.lock().must_watch
+    }
+
+    /// Did somebody else change what is stored since the last call?
+    pub(super) fn take_news(&self) -> bool {
+        std::mem::take(&mut self.lock().has_news)
     }
 
     fn end(&self, error: Error) {
@@ -150,6 +169,17 @@ struct Ran<E> {
     garbage: Vec<String>,
 }
 
+impl<E> Ran<E> {
+    fn failed(group: Group<E>, failure: Option<Error>) -> Self {
+        let garbage = Vec::new();
+        Self {
+            group,
+            failure,
+            garbage,
+        }
+    }
+}
+
 /// A queue that can fail for good.
 #[derive(Debug)]
 pub(super) struct Runner<E> {
@@ -164,10 +194,10 @@ impl<E: Engine> Runner<E> {
         status: Arc<Status>,
         bodies: Option<Arc<Bodies>>,
     ) -> Self {
-        let opened = catch_unwind(AssertUnwindSafe(|| make().and_then(Queue::load)));
+        let opened = catch_unwind(AssertUnwindSafe(|| make().and_then(Queue::load_whole)));
         let queue = match opened.unwrap_or_else(|_| Err(panicked(ErrorKind::Corrupt))) {
             Ok(queue) => {
-                status.publish(queue.totals());
+                status.publish(queue.totals(), false);
                 Some(queue)
             }
             Err(error) => {
@@ -187,19 +217,24 @@ impl<E: Engine> Runner<E> {
     fn run(&mut self, mut group: Group<E>) -> Ran<E> {
         let Some(queue) = &mut self.queue else {
             let failure = Some(self.status.gone());
-            return Ran {
-                group,
-                failure,
-                garbage: Vec::new(),
-            };
+            return Ran::failed(group, failure);
+        };
+        let is_changed = match queue.txn.begin() {
+            Ok(is_changed) => is_changed,
+            // Nothing has begun, and nothing is lost: the next group may have better luck.
+            Err(error) => return Ran::failed(group, Some(error)),
         };
         let done = catch_unwind(AssertUnwindSafe(|| {
+            if is_changed {
+                self.status.tell_news();
+                queue.refresh()?;
+            }
             group.iter_mut().try_for_each(|work| work.run(queue))?;
             queue.commit()
         }));
         match done.unwrap_or_else(|_| Err(panicked(ErrorKind::Poisoned))) {
             Ok(()) => {
-                self.status.publish(queue.totals());
+                self.status.publish(queue.totals(), queue.must_watch);
                 let garbage = std::mem::take(&mut queue.garbage);
                 Ran {
                     group,
@@ -209,11 +244,7 @@ impl<E: Engine> Runner<E> {
             }
             Err(error) => {
                 self.poison(&error);
-                Ran {
-                    group,
-                    failure: Some(error),
-                    garbage: Vec::new(),
-                }
+                Ran::failed(group, Some(error))
             }
         }
     }
@@ -276,7 +307,7 @@ impl<E> std::fmt::Debug for Front<E> {
     }
 }
 
-impl<E: Engine> Front<E> {
+impl<E: Engine + Send + 'static> Front<E> {
     pub(super) fn inline(engine: E, status: Arc<Status>) -> Self {
         Self::Inline(Box::new(Mutex::new(Runner::open(
             || Ok(engine),

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::keys::{self, Key};
-use super::{Batch, Engine};
-use crate::error::Result;
+use super::{Batch, Engine, Peers};
+use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug)]
 pub(super) struct Txn<E> {
@@ -21,10 +21,29 @@ impl<E: Engine> Txn<E> {
         Self { engine, writes }
     }
 
+    /// Begins a group. True when somebody else wrote since the last one.
+    pub(super) fn begin(&mut self) -> Result<bool> {
+        self.engine.begin()
+    }
+
+    /// Ends a group; what it wants to write goes with the next one.
+    pub(super) fn pause(&mut self) -> Result<()> {
+        self.engine.end()
+    }
+
+    /// Drops what was not committed.
+    pub(super) fn forget(&mut self) {
+        self.writes.clear();
+    }
+
+    pub(super) fn peers(&mut self) -> Option<&mut dyn Peers> {
+        self.engine.peers()
+    }
+
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         match self.writes.get(key) {
             Some(value) => Ok(value.clone()),
-            None => self.engine.get(key),
+            None => self.engine.get(key).map_err(fatal),
         }
     }
 
@@ -42,7 +61,7 @@ impl<E: Engine> Txn<E> {
         let mut from = from.to_vec();
         while from.as_slice() < to && out.len() < limit {
             let want = limit - out.len();
-            let stored = self.engine.scan(&from, to, want)?;
+            let stored = self.engine.scan(&from, to, want).map_err(fatal)?;
             let end = match stored.last() {
                 Some((last, _)) if stored.len() == want => keys::after(last),
                 _ => to.to_vec(),
@@ -82,13 +101,22 @@ impl<E: Engine> Txn<E> {
     /// Writes everything in one durable step.
     pub(super) fn commit(&mut self) -> Result<()> {
         if self.writes.is_empty() {
-            return Ok(());
+            return self.engine.end().map_err(fatal);
         }
-        self.engine.apply(std::mem::take(&mut self.writes))
+        let writes = std::mem::take(&mut self.writes);
+        self.engine.apply(writes).map_err(fatal)
     }
 
     pub(super) fn into_engine(self) -> E {
         self.engine
+    }
+}
+
+/// What is damaged is a record, which goes to quarantine, or the engine itself, which nothing can be built on.
+fn fatal(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corrupt => Error::new(ErrorKind::Poisoned, error.to_string()).with_source(error),
+        _ => error,
     }
 }
 
