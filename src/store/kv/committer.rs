@@ -201,6 +201,13 @@ impl<E: Engine> Runner<E> {
                 Some(queue)
             }
             Err(error) => {
+                // Nothing was opened yet that could disagree with the disk: it is damaged, and that is all.
+                let error = match error.kind() {
+                    ErrorKind::Poisoned => {
+                        Error::new(ErrorKind::Corrupt, error.to_string()).with_source(error)
+                    }
+                    _ => error,
+                };
                 tracing::error!(%error, "the store could not be opened");
                 status.end(error);
                 None

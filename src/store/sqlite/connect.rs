@@ -59,7 +59,15 @@ fn open(path: &Path, tuning: &Tuning) -> Result<Connection> {
 
 /// Gives free pages back to the file system, a bounded number.
 pub(super) fn shrink(connection: &Connection, pages: u32) -> Result<()> {
-    set(connection, &format!("PRAGMA incremental_vacuum({pages})"))
+    let shrunk = connection
+        .prepare(&format!("PRAGMA incremental_vacuum({pages})"))
+        .and_then(|mut statement| {
+            // One page each step.
+            let mut steps = statement.query([])?;
+            while steps.next()?.is_some() {}
+            Ok(())
+        });
+    shrunk.map_err(says("shrink"))
 }
 
 fn set(connection: &Connection, sql: &str) -> Result<()> {
