@@ -1,6 +1,7 @@
 //! The outbox: the app's row and its request are there together or not at all, whatever ends the transaction.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -250,7 +251,7 @@ async fn saves_rows_when_told_to() {
     let path = Path::new(path);
     let mut database = database(path);
     let vault = vault(url, path, Draining::Background, Duration::from_millis(10)).await;
-    println!("\nopen");
+    writeln!(std::io::stdout(), "\nopen").expect("the parent listens");
     for n in 0.. {
         while vault.status().counts().pending >= 4 {
             tokio::time::sleep(Duration::from_millis(1)).await;

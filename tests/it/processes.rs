@@ -2,7 +2,12 @@
 //! with SIGKILL at a random moment, again and again, while the others go on. What a dead process had leased goes out all
 //! the same, and in order. The child and the judge are those of the crash suite.
 
+use std::path::Path;
 use std::time::Duration;
+
+use syncvault::connectivity::AlwaysReachable;
+use syncvault::store::{Access, SqliteOptions, SqliteStore};
+use syncvault::{Draining, End, SyncVault};
 
 use crate::chaos_server::ChaosServer;
 use crate::crash::child::{Drain, Job, Kind, Task};
@@ -86,4 +91,55 @@ async fn processes_on_one_file_relieve_each_other_and_lose_nothing() {
         found.push(format!("stuck: {left:?}"));
     }
     assert!(found.is_empty(), "seed {seed}: {found:#?}");
+}
+
+/// A vault of one process among several; here all are in one, and as strange to each other.
+async fn member(url: &str, dir: &Path, draining: Draining) -> SyncVault {
+    let mut options = SqliteOptions::default();
+    options.access = Access::Shared;
+    options.poll = Duration::from_millis(10);
+    let built = SyncVault::builder(url)
+        .store(SqliteStore::open_with(dir, options).expect("the store"))
+        .connectivity(AlwaysReachable::new())
+        .draining(draining)
+        .build();
+    built.await.expect("a vault")
+}
+
+async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let soon = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let soon = tokio::time::timeout(Duration::from_secs(20), soon).await;
+    assert!(soon.is_ok(), "{what}");
+}
+
+#[tokio::test]
+async fn what_one_enqueues_another_sends_and_the_ticket_hears_of_its_end() {
+    let (server, dir) = (ChaosServer::start().await, tempfile::tempdir());
+    let dir = dir.expect("a directory");
+    let app = member(&server.url(), dir.path(), Draining::OnRequest).await;
+    let drainer = member(&server.url(), dir.path(), Draining::Background).await;
+    let ticket = app.post("/1").enqueue().await.expect("queued");
+    let end = ticket.wait().await.expect("its end");
+    assert!(matches!(end, End::Delivered(_)), "{end:?}");
+    app.wait_idle().await.expect("idle");
+    assert_eq!(drainer.ledger().await.expect("ledger").delivered, 1);
+}
+
+#[tokio::test]
+async fn a_pause_holds_for_every_process_and_any_may_end_it() {
+    let (server, dir) = (ChaosServer::start().await, tempfile::tempdir());
+    let dir = dir.expect("a directory");
+    let one = member(&server.url(), dir.path(), Draining::Background).await;
+    let other = member(&server.url(), dir.path(), Draining::Background).await;
+    one.pause().await.expect("paused");
+    eventually("the other is paused", || other.is_paused()).await;
+    let ticket = one.post("/1").enqueue().await.expect("queued");
+    other.resume().await.expect("resumed");
+    eventually("the one goes on", || !one.is_paused()).await;
+    ticket.wait().await.expect("delivered");
+    assert_eq!(server.effects().len(), 1);
 }

@@ -55,6 +55,7 @@ impl<E: Engine> Queue<E> {
         self.must_watch = self.give_turn() || !has_turn;
         done.next_expiry = self.next_expiry()?;
         done.totals = self.totals_now()?;
+        done.is_paused = self.txn.peers().is_some().then_some(self.run.is_paused);
         Ok(done)
     }
 

@@ -104,7 +104,7 @@ pub(super) fn scan(
         let start = from.max(part.start);
         let end = part.end.map_or(to, |end| to.min(end));
         if start < end && found.len() < limit {
-            part.read(connection, start, end, limit, &mut found)?;
+            found.extend(part.read(connection, start, end, limit - found.len())?);
         }
     }
     Ok(found)
@@ -167,9 +167,8 @@ impl Part {
         start: &[u8],
         end: &[u8],
         limit: usize,
-        found: &mut Vec<(Bytes, Bytes)>,
-    ) -> Result<()> {
-        let left = i64::try_from(limit - found.len()).unwrap_or(i64::MAX);
+    ) -> Result<Vec<(Bytes, Bytes)>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let (sql, prefix) = match self.by_id {
             Some(sql) => (sql, self.start),
             None => (
@@ -180,12 +179,13 @@ impl Part {
         let start = start.strip_prefix(prefix).unwrap_or_default();
         let end = end.strip_prefix(prefix).unwrap_or(&PAST_IDS);
         let read = connection.prepare_cached(sql).and_then(|mut statement| {
-            let mut rows = statement.query(params![start, end, left])?;
+            let mut found = Vec::new();
+            let mut rows = statement.query(params![start, end, limit])?;
             while let Some(row) = rows.next()? {
                 let key = [prefix, blob(row, 0)?].concat();
                 found.push((key.into(), joined(row, 1)?));
             }
-            Ok(())
+            Ok(found)
         });
         read.map_err(says("read"))
     }

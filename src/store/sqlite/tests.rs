@@ -296,8 +296,10 @@ async fn a_row_that_was_changed_by_hand_goes_to_quarantine() {
 async fn a_second_vault_on_it_is_refused() {
     let temp = tempfile::tempdir().expect("a directory");
     let store = opened(temp.path()).await;
-    let mut shared = SqliteOptions::default();
-    shared.access = Access::Shared;
+    let shared = SqliteOptions {
+        access: Access::Shared,
+        ..SqliteOptions::default()
+    };
     for options in [SqliteOptions::default(), shared.clone()] {
         let error = SqliteStore::open_with(temp.path(), options).expect_err("locked");
         assert_eq!(error.kind(), ErrorKind::Locked);
@@ -318,8 +320,10 @@ async fn everything_in_the_directory_is_ours_alone() {
     use std::os::unix::fs::PermissionsExt;
     let temp = tempfile::tempdir().expect("a directory");
     let dir = temp.path().join("vault");
-    let mut options = SqliteOptions::default();
-    options.access = Access::Shared;
+    let options = SqliteOptions {
+        access: Access::Shared,
+        ..SqliteOptions::default()
+    };
     let store = SqliteStore::open_with(&dir, options).expect("the store");
     store.open(at(1)).await.expect("open");
     put(&store, action("l", vec![1; 20_000])).await;
@@ -370,8 +374,10 @@ async fn a_directory_that_was_replaced_acknowledges_nothing() {
 #[tokio::test]
 async fn a_busy_database_costs_a_call_and_not_the_store() {
     let temp = tempfile::tempdir().expect("a directory");
-    let mut options = SqliteOptions::default();
-    options.busy_timeout = Duration::from_millis(5);
+    let options = SqliteOptions {
+        busy_timeout: Duration::from_millis(5),
+        ..SqliteOptions::default()
+    };
     let store = SqliteStore::open_with(temp.path(), options).expect("the store");
     store.open(at(1)).await.expect("open");
     let other = Connection::open(temp.path().join(FILE)).expect("the database");

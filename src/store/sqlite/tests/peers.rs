@@ -12,9 +12,11 @@ impl Place {
     }
 
     async fn join(&self) -> (SqliteStore, Opened) {
-        let mut options = SqliteOptions::default();
-        options.access = Access::Shared;
-        options.poll = Duration::from_millis(5);
+        let options = SqliteOptions {
+            access: Access::Shared,
+            poll: Duration::from_millis(5),
+            ..SqliteOptions::default()
+        };
         let store = SqliteStore::open_with(self.0.path(), options).expect("the store");
         let opened = store.open(at(1)).await.expect("open");
         (store, opened)
