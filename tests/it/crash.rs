@@ -20,11 +20,13 @@ use dice::Dice;
 use history::{History, Witness};
 use parent::Parent;
 
+#[cfg(feature = "sled")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9() {
     run(Kind::Sled).await;
 }
 
+#[cfg(feature = "sqlite")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9_on_sqlite() {
     run(Kind::Sqlite).await;

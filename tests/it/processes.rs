@@ -56,7 +56,7 @@ async fn processes_on_one_file_relieve_each_other_and_lose_nothing() {
         task: Task::Work,
         draining: Drain::Always,
         bytes_max: 16 * 1024,
-        store: Kind::SharedSqlite,
+        store: Kind::Shared,
         tribe: tribe.to_owned(),
     };
     let tribe = |at, name| Tribe {

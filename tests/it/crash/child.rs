@@ -9,7 +9,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use syncvault::connectivity::AlwaysReachable;
-use syncvault::store::{Access, SledStore, SqliteOptions, SqliteStore, Store};
+#[cfg(feature = "sled")]
+use syncvault::store::SledStore;
+use syncvault::store::Store;
+#[cfg(feature = "sqlite")]
+use syncvault::store::{Access, SqliteOptions, SqliteStore};
 use syncvault::{Backoff, Delivery, Draining, Outcome, Paging, RetryPolicy, SyncVault};
 use tokio::process::Command;
 
@@ -37,11 +41,15 @@ pub(crate) struct Job {
 
 /// The store under the vault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
+    #[cfg(feature = "sled")]
     Sled,
+    #[cfg(feature = "sqlite")]
     Sqlite,
     /// SQLite that other processes may have open too.
-    SharedSqlite,
+    #[cfg(feature = "sqlite")]
+    Shared,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,15 +136,22 @@ async fn open(job: &Job) -> SyncVault {
 }
 
 fn store(job: &Job) -> Arc<dyn Store> {
-    let mut options = SqliteOptions::default();
-    if job.store == Kind::SharedSqlite {
-        options.access = Access::Shared;
-        options.poll = Duration::from_millis(20);
-    }
     match job.store {
+        #[cfg(feature = "sled")]
         Kind::Sled => Arc::new(SledStore::open(&job.dir).expect("the store opens")),
-        _ => Arc::new(SqliteStore::open_with(&job.dir, options).expect("the store opens")),
+        #[cfg(feature = "sqlite")]
+        Kind::Sqlite => sqlite(job, Access::Alone),
+        #[cfg(feature = "sqlite")]
+        Kind::Shared => sqlite(job, Access::Shared),
     }
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite(job: &Job, access: Access) -> Arc<dyn Store> {
+    let mut options = SqliteOptions::default();
+    options.access = access;
+    options.poll = Duration::from_millis(20);
+    Arc::new(SqliteStore::open_with(&job.dir, options).expect("the store opens"))
 }
 
 async fn holdings(vault: &SyncVault, pending_listed: Option<u64>) -> Holdings {

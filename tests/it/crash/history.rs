@@ -127,6 +127,7 @@ impl History {
     }
 
     /// Takes in what another process said.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn join(&mut self, other: Self) {
         self.tried.extend(other.tried);
         self.acked.extend(other.acked);
