@@ -304,3 +304,33 @@ async fn kill_9_leaves_a_row_and_its_request_together() {
     assert!(rows.len() > 20, "only {} rows", rows.len());
     assert_eq!(rows, done);
 }
+
+/// Goal: a request that cannot be kept leaves nothing in the transaction, which goes on. Method: a database that may not
+/// grow, so that the body fails when the rest is written already.
+#[tokio::test]
+async fn a_request_that_does_not_fit_leaves_the_transaction_as_it_was() {
+    let mut app = App::on_request().await;
+    let pages: u32 = app
+        .database
+        .query_row("PRAGMA page_count", [], |row| row.get(0))
+        .expect("a size");
+    app.database
+        .execute_batch(&format!("PRAGMA max_page_count = {}", pages + 10))
+        .expect("a limit");
+    let large = app.vault.post("/large").body(vec![1; 1_000_000]);
+    let small = app.vault.post("/small");
+    let transaction = app.begin();
+    let refused = save_in(&transaction, "/large", large).expect_err("full");
+    assert_eq!(refused.kind(), ErrorKind::StorageFull, "{refused:?}");
+    save_in(&transaction, "/small", small).expect("queued");
+    transaction.commit().expect("committed");
+    let count =
+        "SELECT (SELECT count(*) FROM syncvault_actions) + (SELECT count(*) FROM syncvault_bodies)";
+    let left: u32 = app
+        .database
+        .query_row(count, [], |row| row.get(0))
+        .expect("a count");
+    assert_eq!((left, app.rows().len()), (2, 2));
+    let report = app.vault.process_queue().await.expect("drained");
+    assert_eq!((report.delivered, report.remaining), (1, 0));
+}
