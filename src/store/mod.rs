@@ -74,7 +74,8 @@ pub type Changed<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 pub trait Store: Any + fmt::Debug + Send + Sync {
     /// Starts a new run: raises the epoch, takes back the leases of dead runs (their actions are queued again, with
     /// wire state [`MaybeSent`](crate::WireState::MaybeSent) unless the server had answered), and tells what is there.
-    /// An earlier run that is still alive is fenced off by this.
+    /// An earlier run that is still alive is fenced off by this, unless processes share the store: then runs of other
+    /// processes go on.
     fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened>;
 
     /// Adds actions, in the order given. Each gets its own result; one that is refused does not stop the others.

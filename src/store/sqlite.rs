@@ -338,8 +338,11 @@ impl Engine for SqliteEngine {
             is_own,
             ..
         } = self;
-        if is_own && connection.is_autocommit() {
-            connect::shrink(&connection, VACUUM_PAGES)?;
+        if is_own
+            && connection.is_autocommit()
+            && let Err(error) = connect::shrink(&connection, VACUUM_PAGES)
+        {
+            tracing::debug!(%error, "the database stays as large as it is");
         }
         connection
             .close()

@@ -30,13 +30,13 @@ pub(super) fn create_private(path: &Path) -> Result<bool> {
 }
 
 /// Which file is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     #[cfg(unix)]
     file: (u64, u64),
-    /// Elsewhere an open file cannot be replaced.
+    /// Elsewhere an open file cannot be replaced: its path says which it is.
     #[cfg(not(unix))]
-    file: (),
+    file: PathBuf,
 }
 
 impl Mark {
@@ -50,8 +50,8 @@ impl Mark {
 
     #[cfg(not(unix))]
     pub(super) fn of(path: &Path) -> Result<Self> {
-        fs::metadata(path).map_err(|e| failed("look at", path, e))?;
-        Ok(Self { file: () })
+        let file = fs::canonicalize(path).map_err(|e| failed("look at", path, e))?;
+        Ok(Self { file })
     }
 }
 
