@@ -3,6 +3,8 @@
 
 mod detached;
 mod draft;
+#[cfg(feature = "sqlite")]
+mod outbox;
 mod outcome;
 
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
-use crate::action::{ActionId, Answer, Lane, Record, State, WireState};
+use crate::action::{ActionId, Answer, Body, Lane, Record, State, WireState};
 use crate::attempt::{self, Exchange, Outgoing, Reply, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::decide::{Counted, Plan, Settlement};
@@ -95,12 +97,17 @@ impl Desk {
         .await
     }
 
-    async fn append(&self, record: Record, body: KeptBody, direct: Direct) -> Result<Admitted> {
-        let now = self.parts.now();
-        let mut append = Append::new(record, body.hand_over(), now);
-        append.direct = direct;
+    fn to_append(&self, record: Record, body: Body, now: Timestamp) -> Append {
+        let mut append = Append::new(record, body, now);
         append.limits = self.parts.options.limits;
         append.key_retention = self.parts.options.retention.age;
+        append
+    }
+
+    async fn append(&self, record: Record, body: KeptBody, direct: Direct) -> Result<Admitted> {
+        let now = self.parts.now();
+        let mut append = self.to_append(record, body.hand_over(), now);
+        append.direct = direct;
         let _coming = self.parts.hub.coming(append.record.id);
         let appended = self.parts.store.append(vec![append]).await?;
         // Counts first: who hears of an event may ask for them.
@@ -129,10 +136,7 @@ impl Desk {
                 Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
             }
             Some(Appended::Conflict { id }) => Err(conflict(id)),
-            Some(Appended::Full { limit }) => Err(Error::new(
-                ErrorKind::Full,
-                format!("the queue is full ({limit}): drain it, clear it, or raise the limit"),
-            )),
+            Some(Appended::Full { limit }) => Err(full(&limit)),
             None => Err(Error::new(ErrorKind::Storage, "the store gave no result")),
         }
     }
@@ -319,6 +323,11 @@ impl Desk {
             true => Err(conflict(record.id)),
         }
     }
+}
+
+fn full(limit: &str) -> Error {
+    let text = format!("the queue is full ({limit}): drain it, clear it, or raise the limit");
+    Error::new(ErrorKind::Full, text)
 }
 
 fn conflict(id: ActionId) -> Error {

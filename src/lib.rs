@@ -74,7 +74,7 @@
 //! - Help against a disk that says "synced" when it is not.
 //! - Encrypt bodies on disk. The directory is open to its user only.
 //! - Run while the process does not: it wakes no app.
-//! - Share a vault between processes: the second one gets [`ErrorKind::Locked`].
+//! - Share a vault between processes, except with the SQLite store: the second one gets [`ErrorKind::Locked`].
 //! - Send a body of unknown length: files and forms are copied into the vault first, and then streamed.
 //! - Run in a browser: it needs tokio and a file system.
 //!
@@ -83,6 +83,7 @@
 //! | feature | default | brings |
 //! | --- | --- | --- |
 //! | `sled` | yes | the store on disk: `storage_path` and [`SyncVault::open`] |
+//! | `sqlite` | no | [`SqliteStore`](store::SqliteStore): one file that `sqlite3` can read, several processes, the outbox |
 //! | `rustls` | yes | https; without it an https URL is refused before anything is kept |
 //! | `http2` | yes | HTTP/2 where the server has it |
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
@@ -125,6 +126,8 @@ pub use parts::{Connection, ConnectivityMode, DeadLetter, Draining};
 pub use payload::{Compression, Form, FormPart};
 pub use request::RequestBuilder;
 pub use reqwest;
+#[cfg(feature = "sqlite")]
+pub use rusqlite;
 pub use ticket::{End, Ticket};
 pub use transport::{CredentialRequest, Credentials, Refresh, bearer};
 pub use vault::{Cancellation, Cleared, SyncVault, WhyPending};

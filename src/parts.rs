@@ -142,8 +142,10 @@ pub(crate) struct Parts {
     pub(crate) is_closing: AtomicBool,
     /// The worker ended in order, and the store is closed.
     pub(crate) is_closed: AtomicBool,
-    /// Held while a pause or a resume is written: the flag and the disk agree.
-    pausing: tokio::sync::Mutex<()>,
+    /// Held while a pause or a resume is written: the flag and the disk agree. Counts them.
+    pausing: tokio::sync::Mutex<u64>,
+    /// Somebody else changed what is stored.
+    pub(crate) elsewhere: watch::Sender<()>,
     pub(crate) wake: Notify,
     /// The timer that the worker sleeps on, in milliseconds; the end of time while it is awake, or has none.
     sleeps_until: AtomicU64,
@@ -241,6 +243,7 @@ impl Parts {
             is_closing: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             pausing: tokio::sync::Mutex::default(),
+            elsewhere: watch::Sender::new(()),
             wake: Notify::new(),
             sleeps_until: AtomicU64::new(u64::MAX),
             gates: Mutex::new(gates),
@@ -263,6 +266,22 @@ impl Parts {
 
     pub(crate) fn is_paused(&self) -> bool {
         self.is_paused.load(Ordering::Acquire)
+    }
+
+    /// How many pauses and resumes of this vault are done; nothing while one is being written.
+    pub(crate) fn pauses(&self) -> Option<u64> {
+        self.pausing.try_lock().ok().map(|count| *count)
+    }
+
+    /// What the store says of a pause, which another process may have written; unless this vault wrote one since
+    /// `pauses`. True when that lets it go on.
+    pub(crate) fn heed_pause(&self, is_paused: Option<bool>, pauses: Option<u64>) -> bool {
+        let (Some(is_paused), Ok(count)) = (is_paused, self.pausing.try_lock()) else {
+            return false;
+        };
+        let is_newest = pauses == Some(*count);
+        let was_paused = is_newest && self.is_paused.swap(is_paused, Ordering::AcqRel);
+        was_paused && !is_paused
     }
 
     /// # Errors
@@ -370,13 +389,14 @@ impl Parts {
             Amend::Pause { paused } => Some(*paused),
             _ => None,
         };
-        let _pausing = match pause {
+        let pausing = match pause {
             Some(_) => Some(self.pausing.lock().await),
             None => None,
         };
         let amended = self.store.amend(change).await?;
-        if let Some(paused) = pause {
+        if let (Some(paused), Some(mut count)) = (pause, pausing) {
             self.is_paused.store(paused, Ordering::Release);
+            *count += 1;
         }
         self.publish_totals().await;
         if let Amended::Done(records) = &amended {

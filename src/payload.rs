@@ -107,6 +107,23 @@ impl Payload {
     }
 }
 
+#[cfg(feature = "sqlite")]
+impl Payload {
+    /// The body of a request that is queued in a transaction of the app: it goes where the transaction goes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] for all but plain bytes, [`ErrorKind::Invalid`] for a body over its limit.
+    pub(crate) fn keep_bytes(self, parts: &Parts) -> Result<KeptBody> {
+        let (Content::Bytes(bytes), None) = (self.content, self.compression) else {
+            let text = "a request in a transaction carries plain bytes: enqueue files, forms and compressed bodies on their own";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        };
+        check_size("the body", bytes.len() as u64, parts.options.body_bytes_max)?;
+        Ok(KeptBody::of_bytes(ActionId::new(), bytes))
+    }
+}
+
 impl KeptBody {
     fn of_bytes(id: ActionId, bytes: Bytes) -> Self {
         Self {

@@ -1,6 +1,9 @@
 //! The request builder: reads like reqwest's, plus what the queue has to know.
 //! Everything that can be wrong with a request is found here, before anything is kept or sent.
 
+#[cfg(feature = "sqlite")]
+mod outbox;
+
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;

@@ -129,12 +129,20 @@ impl Ticket {
     /// is shut down before the end, storage errors.
     pub async fn wait(&self) -> Result<End> {
         loop {
+            let mut elsewhere = self.parts.elsewhere.subscribe();
             let mut events = self.events().await?;
             let mut is_over = false;
-            while let Some(event) = events.next().await {
-                is_over = event.kind.is_terminal();
-                if matches!(event.kind, EventKind::Returned { .. }) {
-                    return Err(self.forgotten());
+            loop {
+                tokio::select! {
+                    event = events.next() => match event.map(|event| event.kind) {
+                        Some(EventKind::Returned { .. }) => return Err(self.forgotten()),
+                        Some(kind) => is_over = kind.is_terminal(),
+                        None => break,
+                    },
+                    // Another process has no events for us: what it ended is seen in the store.
+                    Ok(()) = elsewhere.changed() => if let Some(end) = self.end().await? {
+                        return Ok(end);
+                    },
                 }
             }
             match self.end().await? {

@@ -1,5 +1,8 @@
 //! `SyncVault`, the handle: requests in, queue and dead letters out, watching and control. No flow of its own.
 
+#[cfg(feature = "sqlite")]
+mod outbox;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

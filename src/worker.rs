@@ -150,6 +150,7 @@ impl Worker {
             Some(report) = self.mail.reports.recv() => self.on_report(report),
             control = self.mail.control.recv(), if self.has_handles => self.on_control(control),
             () = self.parts.wake.notified() => self.is_hungry = true,
+            () = self.parts.store.changed() => self.on_change(),
             Some(_) = self.changes.next() => self.probe(),
             Some(probed) = self.probing.next() => self.on_probed(probed),
             () = sleep_until(&*clock, self.timer) => self.is_hungry = true,
@@ -173,7 +174,11 @@ impl Worker {
         step.gates = self.latest_gates();
         step.lease = lease;
         let (may_lease, looked) = (step.lease.is_some(), step.now);
+        let pauses = self.parts.pauses();
         let done = self.parts.store.advance(step).await?;
+        if self.parts.heed_pause(done.is_paused, pauses) {
+            self.parts.wake.notify_one();
+        }
         self.failures = 0;
         self.gates.clear();
         if may_lease {
@@ -392,6 +397,12 @@ impl Worker {
                 self.is_hungry = true;
             }
         }
+    }
+
+    /// Another process was at work: there may be something to lease, and what somebody waits for may have ended.
+    fn on_change(&mut self) {
+        self.is_hungry = true;
+        self.parts.elsewhere.send_replace(());
     }
 
     fn take_reports(&mut self) {

@@ -9,6 +9,14 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 
 const LOCK: &str = "LOCK";
+const OPENING: &str = "open.lock";
+
+/// Who else may hold the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holding {
+    Alone,
+    Shared,
+}
 
 /// A vault's directory, locked as long as this value lives.
 #[derive(Debug)]
@@ -21,6 +29,15 @@ pub(super) struct VaultDir {
 impl VaultDir {
     /// Creates the directory when it is missing, checks that it is ours, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        Self::take(path, Holding::Alone)
+    }
+
+    /// As [`open`](Self::open), beside any number of others that open it so.
+    pub(super) fn open_shared(path: &Path) -> Result<Self> {
+        Self::take(path, Holding::Shared)
+    }
+
+    fn take(path: &Path, holding: Holding) -> Result<Self> {
         if path.as_os_str().is_empty() {
             return Err(Error::invalid(
                 "the path of the vault is empty; name a directory",
@@ -36,12 +53,34 @@ impl VaultDir {
         if is_new || is_vault_or_empty(&path)? {
             restrict_dir(&path)?;
         }
-        let lock = lock(&path.join(LOCK))?;
+        let lock = lock(&path.join(LOCK), holding)?;
         Ok(Self { path, _lock: lock })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Waits until nobody else is opening, and keeps others waiting as long as the value lives.
+    pub(super) fn serialize(&self) -> Result<File> {
+        let path = self.path.join(OPENING);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        private_file(&mut options);
+        let opened = options.open(&path);
+        let file = opened.map_err(|e| failed("open", &path, e))?;
+        file.lock().map_err(|e| failed("lock", &path, e))?;
+        Ok(file)
+    }
+
+    /// Makes durable which names are in it, and its own name, as far as we may read the directory above.
+    pub(super) fn sync_name(&self) -> Result<()> {
+        sync_dir(&self.path)?;
+        let above = self.path.canonicalize().ok();
+        match above.as_deref().and_then(Path::parent) {
+            Some(above) if fs::read_dir(above).is_ok() => sync_dir(above),
+            _ => Ok(()),
+        }
     }
 
     /// A directory inside, created when it is missing.
@@ -103,7 +142,7 @@ fn is_vault_or_empty(path: &Path) -> Result<bool> {
 /// How long one waits for a store of this very process: a dropped one closes behind the back of its owner.
 const OWN_PATIENCE: Duration = Duration::from_secs(1);
 
-fn lock(path: &Path) -> Result<File> {
+fn lock(path: &Path, holding: Holding) -> Result<File> {
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
         let text = format!("{} is not a plain file; remove it", path.display());
         return Err(Error::invalid(text));
@@ -114,7 +153,11 @@ fn lock(path: &Path) -> Result<File> {
     let mut file = options.open(path).map_err(|e| failed("open", path, e))?;
     let patience = Instant::now() + OWN_PATIENCE;
     loop {
-        match file.try_lock() {
+        let tried = match holding {
+            Holding::Alone => file.try_lock(),
+            Holding::Shared => file.try_lock_shared(),
+        };
+        match tried {
             Ok(()) => break,
             Err(TryLockError::WouldBlock) => {
                 let holder = holder(&mut file);

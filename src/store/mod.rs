@@ -9,7 +9,7 @@ mod appending;
 mod bodies;
 mod change;
 #[cfg_attr(
-    not(feature = "sled"),
+    not(all(feature = "sled", feature = "sqlite")),
     allow(dead_code, reason = "only stores on disk have a directory")
 )]
 mod dir;
@@ -21,6 +21,8 @@ mod reading;
 #[cfg(feature = "sled")]
 mod sled;
 mod snapshot;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod step;
 
 pub use appending::{Append, Appended, Direct, Limits};
@@ -30,8 +32,11 @@ pub use reading::{Cursor, Find, Page, Part, Query};
 #[cfg(feature = "sled")]
 pub use sled::{SledOptions, SledStore};
 pub use snapshot::{Chunks, Snapshot, Source};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{Access, SqliteOptions, SqliteStore};
 pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle, Urgency};
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -45,6 +50,9 @@ use crate::error::Result;
 
 /// What a verb of a [`Store`] returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// What [`Store::changed`] returns.
+pub type Changed<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// A queue-level store: where actions rest between the app and the server.
 ///
@@ -67,10 +75,11 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a
 ///
 /// `now` is always the vault's clock. A store that several machines share uses its own clock for lease deadlines.
 /// The contract suite (`syncvault::testing::contract`, feature `test-util`) checks all of this.
-pub trait Store: fmt::Debug + Send + Sync + 'static {
+pub trait Store: Any + fmt::Debug + Send + Sync {
     /// Starts a new run: raises the epoch, takes back the leases of dead runs (their actions are queued again, with
     /// wire state [`MaybeSent`](crate::WireState::MaybeSent) unless the server had answered), and tells what is there.
-    /// An earlier run that is still alive is fenced off by this.
+    /// An earlier run that is still alive is fenced off by this, unless processes share the store: then runs of other
+    /// processes go on.
     fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened>;
 
     /// Adds actions, in the order given. Each gets its own result; one that is refused does not stop the others.
@@ -123,6 +132,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Ends the run: everything is on disk and the directory is unlocked when it returns. Later verbs fail with
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). Closing twice is fine.
     fn close(&self) -> StoreFuture<'_, ()>;
+
+    /// Ends when somebody else may have changed what is stored, another process say: an `advance` is then worth its while.
+    /// Dropping it changes nothing. As provided it never ends: nobody else writes to the store.
+    fn changed(&self) -> Changed<'_> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// What [`Store::open`] found.
@@ -246,6 +261,10 @@ macro_rules! delegate_store {
 
             fn close(&self) -> StoreFuture<'_, ()> {
                 self.store.close()
+            }
+
+            fn changed(&self) -> crate::store::Changed<'_> {
+                self.store.changed()
             }
         }
     };

@@ -147,6 +147,8 @@ pub struct Advanced {
     pub next_expiry: Option<Timestamp>,
     /// Counts and ledger after it.
     pub totals: Totals,
+    /// Whether the store is paused, by whatever process; nothing = only the vault of this store can pause it.
+    pub is_paused: Option<bool>,
 }
 
 impl Advanced {

@@ -10,8 +10,8 @@ use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
-    Query, Snapshot, Source, Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Find, LaneTotals, Opened,
+    Page, Query, Snapshot, Source, Store, StoreFuture, Totals,
 };
 
 /// A verb of a [`Store`].
@@ -255,5 +255,9 @@ impl Store for FaultyStore {
 
     fn close(&self) -> StoreFuture<'_, ()> {
         self.call(Verb::Close, |store| store.close())
+    }
+
+    fn changed(&self) -> Changed<'_> {
+        self.inner.changed()
     }
 }

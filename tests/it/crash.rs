@@ -15,17 +15,30 @@ use std::time::Duration;
 
 use crate::chaos_server::{Behaviour, Break, ChaosServer, Received};
 
-use child::{Drain, Job, Task};
+use child::{Drain, Job, Kind, Task};
 use dice::Dice;
 use history::{History, Witness};
 use parent::Parent;
 
+#[cfg(feature = "sled")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9() {
+    run(Kind::Sled).await;
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9_on_sqlite() {
+    run(Kind::Sqlite).await;
+}
+
+async fn run(store: Kind) {
     let cycles = number("SYNCVAULT_CRASH_CYCLES").unwrap_or(200);
     let seed = number("SYNCVAULT_CRASH_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    report(&format!("crash suite: seed {seed}, {cycles} kills"));
-    let mut suite = Suite::new(seed).await;
+    report(&format!(
+        "crash suite on {store:?}: seed {seed}, {cycles} kills"
+    ));
+    let mut suite = Suite::new(seed, store).await;
     for cycle in 1..=u32::try_from(cycles).expect("a count") {
         suite.kill_once(cycle).await;
     }
@@ -40,10 +53,11 @@ struct Suite {
     history: History,
     kills_in_recovery: u32,
     seed: u64,
+    store: Kind,
 }
 
 impl Suite {
-    async fn new(seed: u64) -> Self {
+    async fn new(seed: u64, store: Kind) -> Self {
         let server = ChaosServer::start().await;
         server.keep_digests().script(misbehave(seed));
         Self {
@@ -53,6 +67,7 @@ impl Suite {
             history: History::default(),
             kills_in_recovery: 0,
             seed,
+            store,
         }
     }
 
@@ -65,6 +80,8 @@ impl Suite {
             task,
             draining: Drain::Always,
             bytes_max: 48 * 1024,
+            store: self.store,
+            tribe: String::new(),
         }
     }
 
@@ -117,8 +134,9 @@ impl Suite {
         } = &self.history;
         let recovered = witness.done.difference(acked).count();
         report(&format!(
-            "crash suite: seed {}: {opens} opens, {} kills in recovery, {} tried, {} acknowledged, {} attempts, \
+            "crash suite on {:?}: seed {}: {opens} opens, {} kills in recovery, {} tried, {} acknowledged, {} attempts, \
              {} effects, {recovered} recovered unacknowledged, {} findings",
+            self.store,
             self.seed,
             self.kills_in_recovery,
             tried.len(),
@@ -132,7 +150,7 @@ impl Suite {
 }
 
 /// A server on a middling day: some answers are late, refused or lost, and each request succeeds in the end.
-fn misbehave(seed: u64) -> impl FnMut(&Received, usize) -> Option<Behaviour> {
+pub(crate) fn misbehave(seed: u64) -> impl FnMut(&Received, usize) -> Option<Behaviour> {
     let mut dice = Dice::new(seed).fork(7);
     let mut attempts = HashMap::<String, u32>::new();
     move |received, _| {
@@ -152,7 +170,7 @@ fn misbehave(seed: u64) -> impl FnMut(&Received, usize) -> Option<Behaviour> {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(
         text.parse()

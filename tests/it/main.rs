@@ -8,13 +8,19 @@ mod chaos;
 /// A scripted HTTP server on raw TCP that does what servers and networks do on bad days.
 mod chaos_server;
 /// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
-#[cfg(feature = "sled")]
+#[cfg(any(feature = "sled", feature = "sqlite"))]
 mod crash;
 /// The direction between modules, and small files.
 mod layout;
+/// The outbox: a request in the app's own transaction.
+#[cfg(feature = "sqlite")]
+mod outbox;
 /// Power cuts, with root and a loop device only.
-#[cfg(feature = "sled")]
+#[cfg(any(feature = "sled", feature = "sqlite"))]
 mod power_cut;
+/// Several processes on one SQLite file, killed and relieved.
+#[cfg(feature = "sqlite")]
+mod processes;
 /// Every rule of the public store contract, on each store of the crate.
 #[cfg(feature = "test-util")]
 mod store_contract;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::chaos_server::ChaosServer;
-use crate::crash::child::{Drain, Job, Task};
+use crate::crash::child::{Drain, Job, Kind as StoreKind, Task};
 use crate::crash::dice::Dice;
 use crate::crash::history::{History, Holdings, Line, Place, Witness};
 use crate::crash::parent::Parent;
@@ -71,6 +71,7 @@ struct Rig {
     mount: PathBuf,
     cuts: u32,
     seed: u64,
+    store: StoreKind,
 }
 
 #[derive(Default)]
@@ -100,6 +101,7 @@ impl Rig {
             mount: variable("_MOUNT")?.into(),
             cuts: variable("_COUNT")?.parse().expect("the number of cuts"),
             seed: variable("_SEED")?.parse().expect("the seed"),
+            store: serde_json::from_value(variable("_STORE")?.into()).expect("a store"),
         })
     }
 
@@ -169,6 +171,8 @@ impl<'r> Vault<'r> {
             task: Task::Work,
             draining: Drain::Always,
             bytes_max,
+            store: rig.store,
+            tribe: String::new(),
         };
         Self {
             rig,
@@ -204,6 +208,8 @@ impl<'r> Vault<'r> {
             let line = line.expect("an acknowledgement in time");
             assert!(line.is_some(), "the child ended by itself");
         }
+        // A call that is in the kernel while the file system goes may say that it synced: no machine does that.
+        parent.freeze().await;
         cutter.cut().await;
         parent.kill_dead_or_alive(&mut self.history).await;
         self.server.down().await;

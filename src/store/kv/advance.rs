@@ -35,16 +35,27 @@ impl<E: Engine> Queue<E> {
             self.gates.put(&mut self.txn, gate)?;
         }
         done.expired = self.expire(now)?;
+        self.reclaim_dead(now)?;
         self.arm(now)?;
-        let taken = match &advance.lease {
-            Some(lease) => self.lease(lease, now, &mut done)?,
+        let has_turn = match &advance.lease {
+            Some(_) => self.take_turn()?,
+            None => true,
+        };
+        let taken = match advance.lease.filter(|_| has_turn) {
+            Some(lease) => self.lease(&lease, now, &mut done)?,
             None => BTreeSet::new(),
         };
         self.trim(&advance.retention, now)?;
         self.arm(now)?;
-        done.next_due = self.next_due(&taken)?;
+        // Whose turn it is leases what is due; time does not help here.
+        done.next_due = match has_turn {
+            true => self.next_due(&taken)?,
+            false => None,
+        };
+        self.must_watch = self.give_turn() || !has_turn;
         done.next_expiry = self.next_expiry()?;
         done.totals = self.totals_now()?;
+        done.is_paused = self.txn.peers().is_some().then_some(self.run.is_paused);
         Ok(done)
     }
 
@@ -125,7 +136,7 @@ impl<E: Engine> Queue<E> {
     pub(super) fn start_attempt(&mut self, record: &mut Record, now: Timestamp) -> Result<()> {
         let change = Change::Lease {
             attempt: record.attempts + 1,
-            epoch: self.run.epoch,
+            epoch: self.epoch,
         };
         let state = change_state(record, change)?;
         record.state = state;

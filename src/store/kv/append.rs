@@ -77,7 +77,7 @@ impl<E: Engine> Queue<E> {
             if is_forgotten(&old, append) {
                 self.unretain(&old)?;
             } else if old.fingerprint == new.fingerprint {
-                self.end_direct(&old);
+                self.end_direct(&old)?;
                 return Ok(Some(Appended::Known { record: old }));
             } else {
                 return Ok(Some(Appended::Conflict { id }));
@@ -93,9 +93,20 @@ impl<E: Engine> Queue<E> {
     }
 
     /// Somebody is told that it is queued: from now on it stands in the way of others, as what is queued does.
-    fn end_direct(&mut self, record: &Record) {
+    fn end_direct(&mut self, record: &Record) -> Result<()> {
         if let Some(direct) = self.direct.get_mut(&record.lane) {
             direct.remove(&record.id);
+        }
+        let is_foreign = record.lease().1 != self.epoch;
+        match self.in_flight.get(&record.id).filter(|_| is_foreign) {
+            // The process that sends it hears of it by this.
+            Some(held) => {
+                let mut held = held.clone();
+                self.rewrite(&mut held)?;
+                self.in_flight.insert(held.id, held);
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 

@@ -25,7 +25,7 @@ const LINGER: Duration = Duration::from_millis(2);
 
 /// A command that waits for its turn, and then for its commit.
 pub(super) trait Work<E>: Send {
-    /// Runs it, once. An error here is fatal; what the caller did wrong is part of the answer.
+    /// Runs it. An error here is fatal; what the caller did wrong is part of the answer.
     fn run(&mut self, queue: &mut Queue<E>) -> Result<()>;
     /// Does anybody wait for it?
     fn urgency(&self) -> Urgency;
@@ -114,6 +114,10 @@ pub(super) struct Status {
 struct Published {
     totals: Totals,
     end: Option<Error>,
+    /// Somebody else changed what is stored, and nobody took notice of it yet.
+    has_news: bool,
+    /// What another process holds must be looked at again after a while.
+    must_watch: bool,
 }
 
 impl Status {
@@ -136,8 +140,23 @@ impl Status {
         self.lock().end.as_ref().map_or_else(Error::closed, copy)
     }
 
-    fn publish(&self, totals: Totals) {
-        self.lock().totals = totals;
+    fn publish(&self, totals: Totals, must_watch: bool) {
+        let mut published = self.lock();
+        published.totals = totals;
+        published.must_watch = must_watch;
+    }
+
+    fn tell_news(&self) {
+        self.lock().has_news = true;
+    }
+
+    pub(super) fn must_watch(&self) -> bool {
+        self.lock().must_watch
+    }
+
+    /// Did somebody else change what is stored since the last call?
+    pub(super) fn take_news(&self) -> bool {
+        std::mem::take(&mut self.lock().has_news)
     }
 
     fn end(&self, error: Error) {
@@ -160,6 +179,17 @@ struct Ran<E> {
     garbage: Vec<String>,
 }
 
+impl<E> Ran<E> {
+    fn failed(group: Group<E>, failure: Option<Error>) -> Self {
+        let garbage = Vec::new();
+        Self {
+            group,
+            failure,
+            garbage,
+        }
+    }
+}
+
 /// A queue that can fail for good.
 #[derive(Debug)]
 pub(super) struct Runner<E> {
@@ -174,13 +204,20 @@ impl<E: Engine> Runner<E> {
         status: Arc<Status>,
         bodies: Option<Arc<Bodies>>,
     ) -> Self {
-        let opened = catch_unwind(AssertUnwindSafe(|| make().and_then(Queue::load)));
+        let opened = catch_unwind(AssertUnwindSafe(|| make().and_then(Queue::load_whole)));
         let queue = match opened.unwrap_or_else(|_| Err(panicked(ErrorKind::Corrupt))) {
             Ok(queue) => {
-                status.publish(queue.totals());
+                status.publish(queue.totals(), false);
                 Some(queue)
             }
             Err(error) => {
+                // Nothing was opened yet that could disagree with the disk: it is damaged, and that is all.
+                let error = match error.kind() {
+                    ErrorKind::Poisoned => {
+                        Error::new(ErrorKind::Corrupt, error.to_string()).with_source(error)
+                    }
+                    _ => error,
+                };
                 tracing::error!(%error, "the store could not be opened");
                 status.end(error);
                 None
@@ -193,39 +230,31 @@ impl<E: Engine> Runner<E> {
         }
     }
 
-    /// Runs what is held back, so that only its commit is left when somebody urgent comes.
-    fn run_ahead(&mut self, group: &mut Group<E>) {
-        let Some(queue) = &mut self.queue else {
-            return;
-        };
-        let done = catch_unwind(AssertUnwindSafe(|| {
-            group.iter_mut().try_for_each(|work| work.run(queue))
-        }));
-        if let Err(error) = done.unwrap_or_else(|_| Err(panicked(ErrorKind::Poisoned))) {
-            self.poison(&error);
-        }
-    }
-
-    /// Runs a group, as far as it has not run yet, in one commit. What is left to do is to answer it.
+    /// Runs a group in one commit. What is left to do is to answer it.
     fn run(&mut self, mut group: Group<E>) -> Ran<E> {
         if let Some(Err(error)) = self.bodies.as_ref().map(|bodies| bodies.check()) {
             self.poison(&error);
         }
         let Some(queue) = &mut self.queue else {
             let failure = Some(self.status.gone());
-            return Ran {
-                group,
-                failure,
-                garbage: Vec::new(),
-            };
+            return Ran::failed(group, failure);
+        };
+        let is_changed = match queue.txn.begin() {
+            Ok(is_changed) => is_changed,
+            // Nothing has begun, and nothing is lost: the next group may have better luck.
+            Err(error) => return Ran::failed(group, Some(error)),
         };
         let done = catch_unwind(AssertUnwindSafe(|| {
+            if is_changed {
+                self.status.tell_news();
+                queue.refresh()?;
+            }
             group.iter_mut().try_for_each(|work| work.run(queue))?;
             queue.commit()
         }));
         match done.unwrap_or_else(|_| Err(panicked(ErrorKind::Poisoned))) {
             Ok(()) => {
-                self.status.publish(queue.totals());
+                self.status.publish(queue.totals(), queue.must_watch);
                 let garbage = std::mem::take(&mut queue.garbage);
                 Ran {
                     group,
@@ -235,11 +264,7 @@ impl<E: Engine> Runner<E> {
             }
             Err(error) => {
                 self.poison(&error);
-                Ran {
-                    group,
-                    failure: Some(error),
-                    garbage: Vec::new(),
-                }
+                Ran::failed(group, Some(error))
             }
         }
     }
@@ -305,7 +330,7 @@ impl<E> std::fmt::Debug for Front<E> {
     }
 }
 
-impl<E: Engine> Front<E> {
+impl<E: Engine + Send + 'static> Front<E> {
     pub(super) fn inline(engine: E, status: Arc<Status>) -> Self {
         Self::Inline(Box::new(Mutex::new(Runner::open(
             || Ok(engine),
@@ -376,7 +401,7 @@ impl<E: Engine> Front<E> {
 
 fn serve<E: Engine>(mut runner: Runner<E>, inbox: &Receiver<Message<E>>) {
     let mut crowd = Crowd::new(inbox);
-    while let Some((group, closing)) = crowd.gather(&mut runner) {
+    while let Some((group, closing)) = crowd.gather() {
         if !group.is_empty() {
             let start = Instant::now();
             let ran = runner.run(group);
@@ -405,7 +430,7 @@ struct Crowd<'a, E> {
     patience: Duration,
 }
 
-impl<'a, E: Engine> Crowd<'a, E> {
+impl<'a, E> Crowd<'a, E> {
     fn new(inbox: &'a Receiver<Message<E>>) -> Self {
         Self {
             inbox,
@@ -424,10 +449,7 @@ impl<'a, E: Engine> Crowd<'a, E> {
 
     /// Waits for the first, takes all who are there, and gives the others a little time. Nothing when there is
     /// nobody left who could come.
-    fn gather(
-        &mut self,
-        runner: &mut Runner<E>,
-    ) -> Option<(Group<E>, Option<oneshot::Sender<()>>)> {
+    fn gather(&mut self) -> Option<(Group<E>, Option<oneshot::Sender<()>>)> {
         let mut group = Vec::with_capacity(self.expected);
         let mut next = match self.waiting.pop_front() {
             Some(first) => Some(first),
@@ -453,9 +475,6 @@ impl<'a, E: Engine> Crowd<'a, E> {
                 .pop_front()
                 .or_else(|| self.inbox.try_recv().ok());
             if next.is_none() {
-                if urgency == Urgency::Soon {
-                    runner.run_ahead(&mut group);
-                }
                 let left = self
                     .patience(urgency, group.len())
                     .checked_sub(came.elapsed());

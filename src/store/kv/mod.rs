@@ -19,6 +19,8 @@ mod read;
 mod ready;
 mod records;
 mod txn;
+#[cfg(feature = "sqlite")]
+mod within;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -34,11 +37,13 @@ use tokio::sync::oneshot;
 use self::committer::{Front, Status, work};
 use self::keeper::{Keeper, Size, fetch, keep_all, keep_answers};
 use self::queue::Queue;
+#[cfg(feature = "sqlite")]
+pub(super) use self::within::append_within;
 use super::bodies::{Bodies, FileKind, Orphans};
 use super::snapshot::{blocking, in_memory, run_blocking};
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Find, LaneTotals, Opened, Page, Query,
-    Snapshot, Source, Store, StoreFuture, Totals, Urgency,
+    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Find, LaneTotals, Opened, Page,
+    Query, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
@@ -51,7 +56,34 @@ const CONTENT_BYTES_MAX: usize = 64 * 1024;
 pub type Batch = BTreeMap<Vec<u8>, Option<Bytes>>;
 
 /// An ordered key-value engine with atomic, durable batches. One thread uses it.
-pub trait Engine: fmt::Debug + Send + 'static {
+///
+/// An engine that somebody else may write to at the same time also has [`begin`](Self::begin), [`end`](Self::end) and
+/// [`peers`](Self::peers).
+pub trait Engine: fmt::Debug {
+    /// Begins a group of reads, which ends with one `apply` or with `end`: until then nobody else writes. True when
+    /// somebody else wrote since the group before.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when it cannot begin now; nothing has changed, and it may be tried again.
+    fn begin(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Ends a group that has nothing to write.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when that fails. After an error the engine is not used any more.
+    fn end(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The other processes on the same data; nothing when there can be none.
+    fn peers(&mut self) -> Option<&mut dyn Peers> {
+        None
+    }
+
     /// Makes the whole batch durable, or fails. After an error the engine is not used any more.
     ///
     /// # Errors
@@ -86,6 +118,35 @@ pub trait Engine: fmt::Debug + Send + 'static {
     }
 }
 
+/// Processes on the same data: each runs its own direct sends, one at a time leases from the queue. Asked only between
+/// [`begin`](Engine::begin) and the end of a group, so that no two of them decide at once. What a process holds here goes
+/// with it, however it ends.
+pub trait Peers {
+    /// This process is the run `epoch` from now on, and no longer the one that it was.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when that cannot be marked.
+    fn start(&mut self, epoch: u64) -> Result<()>;
+
+    /// Is the run `epoch` alive, in whatever process?
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when that cannot be told.
+    fn is_live(&self, epoch: u64) -> Result<bool>;
+
+    /// Takes the turn to lease from the queue, or keeps it. False while another process has it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when that cannot be told.
+    fn take_turn(&mut self) -> Result<bool>;
+
+    /// Gives the turn back.
+    fn give_turn(&mut self);
+}
+
 /// A [`Store`] over an [`Engine`].
 #[derive(Debug)]
 pub struct KvStore<E: Engine> {
@@ -93,9 +154,11 @@ pub struct KvStore<E: Engine> {
     status: Arc<Status>,
     bodies: Option<Arc<Bodies>>,
     is_swept: AtomicBool,
+    /// How often to look whether somebody else changed what is stored; nothing = nobody else can.
+    poll: Option<Duration>,
 }
 
-impl<E: Engine> KvStore<E> {
+impl<E: Engine + Send + 'static> KvStore<E> {
     /// Runs every verb at once, on the caller's thread: for engines that never wait.
     #[must_use]
     pub fn inline(engine: E) -> Self {
@@ -129,7 +192,15 @@ impl<E: Engine> KvStore<E> {
             status,
             bodies,
             is_swept: AtomicBool::new(false),
+            poll: None,
         }
+    }
+
+    /// Looks every `poll` whether somebody else changed what is stored: for engines with [`Peers`].
+    #[must_use]
+    pub fn polled(mut self, poll: Duration) -> Self {
+        self.poll = Some(poll);
+        self
     }
 
     /// Starts a command now; the future only waits for its answer.
@@ -193,7 +264,7 @@ fn check(batch: &[Append]) -> Result<()> {
     Ok(())
 }
 
-impl<E: Engine> KvStore<E> {
+impl<E: Engine + Send + 'static> KvStore<E> {
     /// Reads a body or an answer. Its file may be replaced or removed between the two steps: then the queue knows of
     /// another one, or of none.
     async fn read_kept(&self, id: ActionId, kind: FileKind) -> Result<Option<Body>> {
@@ -216,7 +287,7 @@ impl<E: Engine> KvStore<E> {
     }
 }
 
-impl<E: Engine> Store for KvStore<E> {
+impl<E: Engine + Send + 'static> Store for KvStore<E> {
     fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened> {
         let is_first = !self.is_swept.swap(true, Ordering::AcqRel);
         let bodies = self.bodies.clone().filter(|_| is_first);
@@ -338,6 +409,22 @@ impl<E: Engine> Store for KvStore<E> {
         Box::pin(async move {
             self.front.close().await;
             Ok(())
+        })
+    }
+
+    fn changed(&self) -> Changed<'_> {
+        let Some(poll) = self.poll else {
+            return Box::pin(std::future::pending());
+        };
+        Box::pin(async move {
+            while !self.status.take_news() {
+                tokio::time::sleep(poll).await;
+                // A group that does nothing finds out. When it fails, whoever looks closer gets the error.
+                let looked = self.submit(|_| Ok(())).await;
+                if looked.is_err() || self.status.must_watch() {
+                    return;
+                }
+            }
         })
     }
 }

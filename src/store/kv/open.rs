@@ -1,6 +1,6 @@
 //! The start of a run: a new epoch, leases of dead runs taken back, the ledger checked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::Engine;
 use super::ending::change_state;
@@ -41,13 +41,12 @@ impl<E: Engine> Queue<E> {
 
     pub(super) fn open(&mut self, now: Timestamp) -> Result<Opened> {
         self.run.epoch += 1;
+        self.epoch = self.run.epoch;
         self.put_row(keys::RUN.to_vec(), &self.run.clone())?;
-        let mut cut_off: Vec<Record> = std::mem::take(&mut self.in_flight).into_values().collect();
-        cut_off.sort_by_key(|record| record.seq);
-        let reclaimed: Vec<ActionId> = cut_off.iter().map(|record| record.id).collect();
-        for record in cut_off {
-            self.reclaim(record, now)?;
+        if let Some(peers) = self.txn.peers() {
+            peers.start(self.epoch)?;
         }
+        let reclaimed = self.reclaim_dead(now)?;
         self.arm(Timestamp::EPOCH)?;
         self.forget_unused_pairs()?;
         let totals = self.totals_now()?;
@@ -57,7 +56,7 @@ impl<E: Engine> Queue<E> {
             tracing::error!(?totals, "the ledger of the store does not balance");
         }
         Ok(Opened {
-            epoch: self.run.epoch,
+            epoch: self.epoch,
             totals,
             is_paused: self.run.is_paused,
             gates: self.gates.all().cloned().collect(),
@@ -66,12 +65,78 @@ impl<E: Engine> Queue<E> {
         })
     }
 
+    /// Takes back what runs hold that are dead.
+    pub(super) fn reclaim_dead(&mut self, now: Timestamp) -> Result<Vec<ActionId>> {
+        let epochs = self.in_flight.values().map(|record| record.lease().1);
+        let epochs: BTreeSet<u64> = epochs.filter(|epoch| *epoch != self.epoch).collect();
+        let mut live = BTreeSet::from([self.epoch]);
+        if let Some(peers) = self.txn.peers() {
+            for epoch in epochs {
+                if peers.is_live(epoch)? {
+                    live.insert(epoch);
+                }
+            }
+        }
+        let is_cut_off = |record: &&Record| !live.contains(&record.lease().1);
+        let cut_off = self.in_flight.values().filter(is_cut_off);
+        let mut cut_off: Vec<Record> = cut_off.cloned().collect();
+        cut_off.sort_by_key(|record| record.seq);
+        let reclaimed = cut_off.iter().map(|record| record.id).collect();
+        for record in cut_off {
+            self.in_flight.remove(&record.id);
+            self.reclaim(record, now)?;
+        }
+        Ok(reclaimed)
+    }
+
     fn reclaim(&mut self, mut record: Record, now: Timestamp) -> Result<()> {
         self.end_attempt(&record)?;
         record.state = change_state(&record, Change::Return { due: now })?;
         record.wire = WireState::MaybeSent;
         self.rewrite(&mut record)?;
         self.index_queued(&record)
+    }
+
+    /// What this run holds: direct sends and actions of the queue, in flight.
+    fn is_own(&self, record: &Record) -> bool {
+        record.lease().1 == self.epoch
+    }
+
+    /// May this run lease from the queue, as far as other processes are concerned?
+    pub(super) fn take_turn(&mut self) -> Result<bool> {
+        match self.txn.peers() {
+            None => Ok(true),
+            Some(peers) => peers.take_turn(),
+        }
+    }
+
+    /// Gives the turn back when nothing of the queue is in flight here. Tells whether others must be watched: their
+    /// leases are ours when they die.
+    pub(super) fn give_turn(&mut self) -> bool {
+        if self.txn.peers().is_none() {
+            return false;
+        }
+        let drains = |record: &Record| self.is_own(record) && !self.is_direct(record);
+        if !self.in_flight.values().any(drains)
+            && let Some(peers) = self.txn.peers()
+        {
+            peers.give_turn();
+        }
+        self.in_flight.values().any(|record| !self.is_own(record))
+    }
+
+    /// After others wrote: direct sends of this run stay what they are, unless another process told somebody of one,
+    /// which it notes by a rewrite.
+    pub(super) fn keep_direct(&mut self, before: &HashMap<ActionId, Record>) {
+        let (epoch, in_flight) = (self.epoch, &self.in_flight);
+        let is_untold = |id: &ActionId| match (before.get(id), in_flight.get(id)) {
+            (Some(before), Some(now)) => now.lease().1 == epoch && now.revision == before.revision,
+            _ => false,
+        };
+        for ids in self.direct.values_mut() {
+            ids.retain(is_untold);
+        }
+        self.direct.retain(|_, ids| !ids.is_empty());
     }
 
     fn forget_unused_pairs(&mut self) -> Result<()> {

@@ -20,7 +20,7 @@ use crate::store::Totals;
 /// How many lane rows and heads stay decoded between commits.
 const WARM_MAX: usize = 256;
 
-/// Of which run of the store this is, and what the app told it to remember.
+/// The newest run of the store, and what the app told it to remember.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Run {
@@ -43,6 +43,8 @@ pub(super) struct Tally {
 #[derive(Debug)]
 pub(super) struct Queue<E> {
     pub(super) txn: Txn<E>,
+    /// Which run this is; 0 before it was opened.
+    pub(super) epoch: u64,
     pub(super) run: Run,
     pub(super) tally: Tally,
     tally_written: Tally,
@@ -54,6 +56,8 @@ pub(super) struct Queue<E> {
     pub(super) in_flight: HashMap<ActionId, Record>,
     /// Direct sends in flight, lane by lane: they stand in no other direct send's way.
     pub(super) direct: HashMap<Lane, HashSet<ActionId>>,
+    /// Another process stands in the way: what it holds must be looked at again.
+    pub(super) must_watch: bool,
     commits: u64,
     /// Heads that were decoded lately.
     pub(super) heads: HashMap<ActionId, Head>,
@@ -75,6 +79,7 @@ impl<E: Engine> Queue<E> {
     pub(super) fn load(engine: E) -> Result<Self> {
         let mut queue = Self {
             txn: Txn::new(engine),
+            epoch: 0,
             run: Run::default(),
             tally: Tally::default(),
             tally_written: Tally::default(),
@@ -83,6 +88,7 @@ impl<E: Engine> Queue<E> {
             dirty: BTreeSet::new(),
             in_flight: HashMap::new(),
             direct: HashMap::new(),
+            must_watch: false,
             commits: 0,
             heads: HashMap::new(),
             gates: Gates::default(),
@@ -92,14 +98,42 @@ impl<E: Engine> Queue<E> {
             settled: Front::new(&[keys::SETTLED]),
             garbage: Vec::new(),
         };
-        queue.check_format()?;
-        queue.run = queue.row(keys::RUN)?.unwrap_or_default();
-        queue.tally = queue.row(keys::TOTALS)?.unwrap_or_default();
-        queue.tally_written = queue.tally.clone();
-        queue.gates = Gates::load(&queue.txn)?;
-        queue.ready = Ready::load(&queue.txn)?;
-        queue.load_in_flight()?;
+        queue.read_all()?;
         Ok(queue)
+    }
+
+    /// As [`load`](Self::load), while nobody else writes.
+    pub(super) fn load_whole(mut engine: E) -> Result<Self> {
+        engine.begin()?;
+        let mut queue = Self::load(engine)?;
+        queue.txn.pause()?;
+        Ok(queue)
+    }
+
+    fn read_all(&mut self) -> Result<()> {
+        self.check_format()?;
+        self.run = self.row(keys::RUN)?.unwrap_or_default();
+        self.tally = self.row(keys::TOTALS)?.unwrap_or_default();
+        self.tally_written = self.tally.clone();
+        self.gates = Gates::load(&self.txn)?;
+        self.ready = Ready::load(&self.txn)?;
+        self.load_in_flight()
+    }
+
+    /// Reads again what is kept in memory: somebody else wrote. What only this run knows stays.
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        self.txn.forget();
+        self.lanes.clear();
+        self.touched.clear();
+        self.dirty.clear();
+        self.heads.clear();
+        self.oldest = Front::new(&[keys::OLDEST]);
+        self.expiry = Front::new(&[keys::EXPIRY]);
+        self.settled = Front::new(&[keys::SETTLED]);
+        let before = std::mem::take(&mut self.in_flight);
+        self.read_all()?;
+        self.keep_direct(&before);
+        Ok(())
     }
 
     fn check_format(&mut self) -> Result<()> {

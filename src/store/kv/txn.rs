@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::keys::Key;
 use super::overlay::{Entries, scan_over};
-use super::{Batch, Engine};
-use crate::error::Result;
+use super::{Batch, Engine, Peers};
+use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug)]
 pub(super) struct Txn<E> {
@@ -22,10 +22,29 @@ impl<E: Engine> Txn<E> {
         Self { engine, writes }
     }
 
+    /// Begins a group. True when somebody else wrote since the last one.
+    pub(super) fn begin(&mut self) -> Result<bool> {
+        self.engine.begin()
+    }
+
+    /// Ends a group; what it wants to write goes with the next one.
+    pub(super) fn pause(&mut self) -> Result<()> {
+        self.engine.end()
+    }
+
+    /// Drops what was not committed.
+    pub(super) fn forget(&mut self) {
+        self.writes.clear();
+    }
+
+    pub(super) fn peers(&mut self) -> Option<&mut dyn Peers> {
+        self.engine.peers()
+    }
+
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         match self.writes.get(key) {
             Some(value) => Ok(value.clone()),
-            None => self.engine.get(key),
+            None => self.engine.get(key).map_err(fatal),
         }
     }
 
@@ -39,20 +58,30 @@ impl<E: Engine> Txn<E> {
 
     /// The first `limit` entries from `from` up to, not including, `to`.
     pub(super) fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Entries> {
-        let below = |from: &[u8], to: &[u8], limit| self.engine.scan(from, to, limit);
+        let below =
+            |from: &[u8], to: &[u8], limit| self.engine.scan(from, to, limit).map_err(fatal);
         scan_over(&self.writes, below, (from, to), limit)
     }
 
     /// Writes everything in one durable step.
     pub(super) fn commit(&mut self) -> Result<()> {
         if self.writes.is_empty() {
-            return Ok(());
+            return self.engine.end().map_err(fatal);
         }
-        self.engine.apply(std::mem::take(&mut self.writes))
+        let writes = std::mem::take(&mut self.writes);
+        self.engine.apply(writes).map_err(fatal)
     }
 
     pub(super) fn into_engine(self) -> E {
         self.engine
+    }
+}
+
+/// What is damaged is a record, which goes to quarantine, or the engine itself, which nothing can be built on.
+fn fatal(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corrupt => Error::new(ErrorKind::Poisoned, error.to_string()).with_source(error),
+        _ => error,
     }
 }
 

@@ -4,10 +4,16 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use syncvault::connectivity::AlwaysReachable;
+#[cfg(feature = "sled")]
+use syncvault::store::SledStore;
+use syncvault::store::Store;
+#[cfg(feature = "sqlite")]
+use syncvault::store::{Access, SqliteOptions, SqliteStore};
 use syncvault::{Backoff, Delivery, Draining, Outcome, Paging, RetryPolicy, SyncVault};
 use tokio::process::Command;
 
@@ -28,6 +34,22 @@ pub(crate) struct Job {
     pub(crate) draining: Drain,
     /// The longest body.
     pub(crate) bytes_max: usize,
+    pub(crate) store: Kind,
+    /// Whose lanes it fills: processes side by side have lanes of their own.
+    pub(crate) tribe: String,
+}
+
+/// The store under the vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    #[cfg(feature = "sled")]
+    Sled,
+    #[cfg(feature = "sqlite")]
+    Sqlite,
+    /// SQLite that other processes may have open too.
+    #[cfg(feature = "sqlite")]
+    Shared,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,13 +126,32 @@ async fn open(job: &Job) -> SyncVault {
         false => Draining::OnRequest,
     };
     let built = SyncVault::builder(&job.url)
-        .storage_path(&job.dir)
+        .shared_store(store(job))
         .retry_policy(policy)
         .draining(draining)
         .retention_limits(300, 1024 * 1024)
         .connectivity(AlwaysReachable::new())
         .build();
     built.await.expect("the vault opens")
+}
+
+fn store(job: &Job) -> Arc<dyn Store> {
+    match job.store {
+        #[cfg(feature = "sled")]
+        Kind::Sled => Arc::new(SledStore::open(&job.dir).expect("the store opens")),
+        #[cfg(feature = "sqlite")]
+        Kind::Sqlite => sqlite(job, Access::Alone),
+        #[cfg(feature = "sqlite")]
+        Kind::Shared => sqlite(job, Access::Shared),
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite(job: &Job, access: Access) -> Arc<dyn Store> {
+    let mut options = SqliteOptions::default();
+    options.access = access;
+    options.poll = Duration::from_millis(20);
+    Arc::new(SqliteStore::open_with(&job.dir, options).expect("the store opens"))
 }
 
 async fn holdings(vault: &SyncVault, pending_listed: Option<u64>) -> Holdings {
@@ -155,7 +196,7 @@ async fn work(vault: &SyncVault, job: &Job) {
     for (at, (lane, way)) in (0..).zip(lanes) {
         let producer = Producer {
             vault: vault.clone(),
-            lane,
+            lane: format!("{lane}{}", job.tribe),
             way,
             cycle: job.cycle,
             bytes_max: job.bytes_max,
@@ -177,7 +218,7 @@ enum Way {
 /// Makes the actions of one lane, one after the other.
 struct Producer {
     vault: SyncVault,
-    lane: &'static str,
+    lane: String,
     way: Way,
     cycle: u32,
     bytes_max: usize,
@@ -193,7 +234,7 @@ impl Producer {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             let place = Place {
-                lane: self.lane.to_owned(),
+                lane: self.lane.clone(),
                 cycle: self.cycle,
                 n,
                 bytes: self.size(),

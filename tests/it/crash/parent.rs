@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -76,6 +76,25 @@ impl Parent {
             self.fail(&format!("it ended by itself: {status}")).await;
         }
         self.kill_dead_or_alive(history).await;
+    }
+
+    /// SIGSTOP: from here on it does nothing and says nothing, as a machine without power does. A call of the system that
+    /// it is in ends, but never returns to it.
+    pub(crate) async fn freeze(&self) {
+        let pid = self.child.id().expect("it lives").to_string();
+        let stopped = Command::new("kill").args(["-STOP", &pid]).status().await;
+        assert!(stopped.expect("kill").success(), "it cannot be stopped");
+        let tasks = format!("/proc/{pid}/task");
+        let is_running = || {
+            let tasks = std::fs::read_dir(&tasks).expect("its threads");
+            tasks.flatten().any(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat"));
+                stat.is_ok_and(|stat| stat.contains(") R ") || stat.contains(") S "))
+            })
+        };
+        while is_running() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// SIGKILL, also for a child that may have ended by itself because its disk is gone.

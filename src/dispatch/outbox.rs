@@ -1,0 +1,46 @@
+//! Queueing inside a transaction of the app. It is not on disk yet when this returns, so nothing is published and
+//! nobody is woken.
+
+use std::any::Any;
+
+use rusqlite::Transaction;
+
+use super::{Dispatch, Draft, conflict, full};
+use crate::error::{Error, ErrorKind, Result};
+use crate::payload::Payload;
+use crate::store::{Appended, SqliteStore};
+use crate::ticket::Ticket;
+
+impl Dispatch {
+    /// Queues in the app's own transaction.
+    pub(crate) fn enqueue_in(
+        &self,
+        mut draft: Draft,
+        payload: Payload,
+        transaction: &Transaction<'_>,
+    ) -> Result<Ticket> {
+        let parts = &self.desk.parts;
+        parts.check_open()?;
+        draft.drop_credentials(parts)?;
+        let store: &dyn Any = &*parts.store;
+        let Some(store) = store.downcast_ref::<SqliteStore>() else {
+            let text = "only a vault whose store is a `SqliteStore` can queue in a transaction: build it with `store(..)`";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        };
+        let now = parts.now();
+        let body = payload.keep_bytes(parts)?;
+        let record = draft.record(&body, now)?;
+        let append = self.desk.to_append(record, body.hand_over(), now);
+        match store.append_in(transaction, append)? {
+            Appended::Queued { record, .. } | Appended::Known { record } => {
+                Ok(Ticket::of(parts.clone(), &record))
+            }
+            Appended::Conflict { id } => Err(conflict(id)),
+            Appended::Full { limit } => Err(full(&limit)),
+            Appended::Leased { .. } => Err(Error::new(
+                ErrorKind::Storage,
+                "the store leased what it should queue",
+            )),
+        }
+    }
+}

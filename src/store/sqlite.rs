@@ -1,0 +1,373 @@
+//! The store in one SQLite file: a vault's own, or an app's database, where a request is queued in the app's own
+//! transaction (the outbox). Actions are rows with columns that a person can read; see `docs/format.md`.
+
+mod connect;
+mod file;
+mod peers;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::{Connection, Transaction};
+
+use self::connect::{Tuning, busy, in_savepoint, says};
+use self::file::{Mark, SidePlace};
+use self::peers::Locks;
+use super::dir::VaultDir;
+use super::kv::{Batch, Engine, KvStore, Peers, append_within};
+use super::{
+    Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
+    Query, Snapshot, Source, Store, StoreFuture, Totals,
+};
+use crate::action::{ActionId, Body, BodyFile, Lane, Record};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The name of the database in the directory of a vault.
+const FILE: &str = "vault.db";
+
+/// How many pages of nothing a close gives back to the file system, at most: 64 MiB.
+const VACUUM_PAGES: u32 = 16 * 1024;
+
+/// Who may open the database of a vault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Access {
+    /// One process at a time; another one gets [`ErrorKind::Locked`]. Nothing is polled.
+    #[default]
+    Alone,
+    /// Any number of processes. Each may enqueue and make its direct sends; one at a time leases from the queue, and when
+    /// it dies the next one does. Every process must open it so.
+    Shared,
+}
+
+/// How a [`SqliteStore`] works.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SqliteOptions {
+    /// Who may open it. Default: one process at a time.
+    pub access: Access,
+    /// How much SQLite keeps in memory, in bytes. Default: 8 MiB.
+    pub cache_bytes: u64,
+    /// How often a process looks whether another one changed something; only where others can. Default: 1 second.
+    pub poll: Duration,
+    /// How long a commit waits for the transactions of others. Default: 5 seconds.
+    pub busy_timeout: Duration,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            access: Access::default(),
+            cache_bytes: 8 * 1024 * 1024,
+            poll: Duration::from_secs(1),
+            busy_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl SqliteOptions {
+    fn tuning(&self) -> Tuning {
+        Tuning {
+            cache_bytes: self.cache_bytes,
+            busy_timeout: self.busy_timeout,
+        }
+    }
+}
+
+/// A [`Store`] in a SQLite database.
+///
+/// # The outbox: a row and its request, both or neither
+///
+/// ```
+/// # async fn example(dir: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+/// use syncvault::rusqlite::{Connection, TransactionBehavior};
+/// use syncvault::{SyncVault, store::SqliteStore};
+///
+/// let mut app = Connection::open(dir.join("app.db"))?;
+/// app.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE IF NOT EXISTS orders (what TEXT)")?;
+/// SqliteStore::attach(&app)?;
+/// let vault = SyncVault::builder("https://api.example.com")
+///     .store(SqliteStore::outbox(dir.join("app.db"))?)
+///     .build()
+///     .await?;
+///
+/// let transaction = app.transaction_with_behavior(TransactionBehavior::Immediate)?;
+/// transaction.execute("INSERT INTO orders VALUES ('two coffees')", [])?;
+/// let ticket = vault.post("/orders").body("two coffees").enqueue_in(&transaction)?;
+/// transaction.commit()?;
+/// vault.notify_committed();
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct SqliteStore {
+    store: KvStore<SqliteEngine>,
+    path: PathBuf,
+}
+
+impl SqliteStore {
+    /// Takes the directory, which is created when it is missing; the database in it is `vault.db`. It opens on the store's
+    /// own thread; the first verb waits for it, and gets the error when that fails.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Locked`] when somebody has it open, [`ErrorKind::Invalid`] when it is not a directory of our own,
+    /// [`ErrorKind::Storage`] or [`ErrorKind::StorageFull`] when it cannot be written to.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, SqliteOptions::default())
+    }
+
+    /// As [`open`](Self::open), with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
+        let dir = match options.access {
+            Access::Alone => VaultDir::open(path.as_ref())?,
+            Access::Shared => VaultDir::open_shared(path.as_ref())?,
+        };
+        let path = dir.path().join(FILE);
+        let open = {
+            let options = options.clone();
+            move || SqliteEngine::open_own(dir, &options)
+        };
+        let store = KvStore::threaded(open)?;
+        let store = match options.access {
+            Access::Alone => store,
+            Access::Shared => store.polled(options.poll),
+        };
+        Ok(Self { store, path })
+    }
+
+    /// The store in the app's own database, which is there already. What else is in it stays as it is, journal mode and
+    /// all; `PRAGMA journal_mode = WAL` is what suits a vault best.
+    ///
+    /// Any number of processes may open it: see [`Access::Shared`]. Their locks are in a directory beside the database,
+    /// `<name>-syncvault`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn outbox(path: impl AsRef<Path>) -> Result<Self> {
+        Self::outbox_with(path, SqliteOptions::default())
+    }
+
+    /// As [`outbox`](Self::outbox), with options. Access is shared in any case: the app writes too.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn outbox_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
+        let place = SidePlace::beside(path.as_ref())?;
+        let path = place.database.clone();
+        let poll = options.poll;
+        let open = move || SqliteEngine::open_beside(place, &options);
+        let store = KvStore::threaded(open)?.polled(poll);
+        Ok(Self { store, path })
+    }
+
+    /// Makes the tables of the outbox in the app's database, if they are not there: each is named `syncvault_..`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] when a newer version made them, storage errors.
+    pub fn attach(connection: &Connection) -> Result<()> {
+        in_savepoint(connection, || {
+            schema::create(connection, schema::Place::Attached)
+        })
+    }
+
+    /// Queues an action in a transaction of the app: it is there when that commits, and never was when it is rolled back.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] when the transaction is on another database than this store, storage errors.
+    pub fn append_in(&self, transaction: &Transaction<'_>, append: Append) -> Result<Appended> {
+        self.check_database(transaction)?;
+        append_within(Guest(transaction), append)
+    }
+
+    fn check_database(&self, connection: &Connection) -> Result<()> {
+        let other = connection.path().filter(|path| !path.is_empty());
+        let is_ours = match other {
+            Some(other) => Mark::of(Path::new(other))? == Mark::of(&self.path)?,
+            None => false,
+        };
+        if is_ours {
+            return Ok(());
+        }
+        let text = format!(
+            "the transaction is on {}, but the vault sends what is queued in {}: use one database for both",
+            other.unwrap_or("a database without a file"),
+            self.path.display()
+        );
+        Err(Error::invalid(text))
+    }
+}
+
+super::delegate_store!(SqliteStore);
+
+/// A connection that belongs to the store.
+#[derive(Debug)]
+struct SqliteEngine {
+    connection: Connection,
+    path: PathBuf,
+    /// The file that was opened.
+    mark: Mark,
+    /// What tells when another connection wrote.
+    version: Option<i64>,
+    locks: Option<Locks>,
+    is_own: bool,
+    /// Released last.
+    _dir: VaultDir,
+}
+
+impl SqliteEngine {
+    fn open_own(dir: VaultDir, options: &SqliteOptions) -> Result<Self> {
+        let path = dir.path().join(FILE);
+        let _opening = dir.serialize()?;
+        let is_new = file::create_private(&path)?;
+        schema::check_own(&path)?;
+        let connection = connect::own(&path, &options.tuning())?;
+        if is_new {
+            dir.sync_name()?;
+        }
+        let locks = match options.access {
+            Access::Alone => None,
+            Access::Shared => Some(Locks::new(&dir)?),
+        };
+        Ok(Self {
+            connection,
+            mark: Mark::of(&path)?,
+            path,
+            version: None,
+            locks,
+            is_own: true,
+            _dir: dir,
+        })
+    }
+
+    fn open_beside(place: SidePlace, options: &SqliteOptions) -> Result<Self> {
+        let SidePlace {
+            dir,
+            database: path,
+        } = place;
+        let _opening = dir.serialize()?;
+        let connection = connect::beside(&path, &options.tuning())?;
+        SqliteStore::attach(&connection)?;
+        Ok(Self {
+            connection,
+            mark: Mark::of(&path)?,
+            path,
+            version: None,
+            locks: Some(Locks::new(&dir)?),
+            is_own: false,
+            _dir: dir,
+        })
+    }
+
+    fn run(&self, sql: &str) -> Result<()> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(says(sql))?;
+        statement.execute([]).map_err(says(sql)).map(drop)
+    }
+
+    /// A database that was deleted or replaced under a running vault must not acknowledge anything.
+    fn check_still_there(&self) -> Result<()> {
+        if Mark::of(&self.path)? == self.mark {
+            return Ok(());
+        }
+        let text = format!(
+            "{} was replaced while the vault was open; reopen it",
+            self.path.display()
+        );
+        Err(Error::new(ErrorKind::Storage, text))
+    }
+}
+
+impl Engine for SqliteEngine {
+    fn begin(&mut self) -> Result<bool> {
+        self.run("BEGIN IMMEDIATE").map_err(busy)?;
+        let version = self
+            .connection
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
+        match version {
+            Ok(version) => {
+                let before = self.version.replace(version);
+                Ok(before.is_some_and(|before| before != version))
+            }
+            Err(error) => {
+                self.end()?;
+                Err(says("look for changes")(error))
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.run("ROLLBACK")
+    }
+
+    fn peers(&mut self) -> Option<&mut dyn Peers> {
+        self.locks.as_mut().map(|locks| locks as &mut dyn Peers)
+    }
+
+    fn apply(&mut self, batch: Batch) -> Result<()> {
+        self.check_still_there()?;
+        rows::write(&self.connection, &batch)?;
+        self.run("COMMIT")
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        rows::get(&self.connection, key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>> {
+        rows::scan(&self.connection, from, to, limit)
+    }
+
+    fn close(self) -> Result<()> {
+        let Self {
+            connection,
+            locks,
+            is_own,
+            ..
+        } = self;
+        if is_own
+            && connection.is_autocommit()
+            && let Err(error) = connect::shrink(&connection, VACUUM_PAGES)
+        {
+            tracing::debug!(%error, "the database stays as large as it is");
+        }
+        connection
+            .close()
+            .map_err(|(_, error)| says("close")(error))?;
+        if let Some(locks) = locks {
+            locks.close();
+        }
+        Ok(())
+    }
+}
+
+/// A transaction of the app: it commits.
+#[derive(Debug)]
+struct Guest<'t>(&'t Connection);
+
+impl Engine for Guest<'_> {
+    fn apply(&mut self, batch: Batch) -> Result<()> {
+        in_savepoint(self.0, || rows::write(self.0, &batch))
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        rows::get(self.0, key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>> {
+        rows::scan(self.0, from, to, limit)
+    }
+}
