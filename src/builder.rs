@@ -1,6 +1,7 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
 mod check;
+mod opening;
 mod rules;
 
 use std::fmt;
@@ -18,12 +19,14 @@ use crate::clock::{Clock, SystemClock};
 use crate::connectivity::{Connectivity, ProbeConnectivity};
 use crate::decide::{Backoff, Classifier, Counted, DeadLane, Dice, KeyForm, RetryPolicy};
 use crate::dispatch::{Desk, Dispatch};
-use crate::error::{Error, ErrorKind, Result};
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::Result;
 use crate::event::EventHub;
 use crate::parts::{
-    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Parts, Seams,
+    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Parts, Principals, Seams,
 };
-use crate::request::check_url;
+use crate::request::{check_url, word};
 use crate::store::{Amend, Limits, Opened, Retention, Store};
 use crate::transport::{
     CredentialDesk, CredentialRequest, IntoCredentials, ReqwestTransport, Timeouts, Transport,
@@ -32,6 +35,7 @@ use crate::vault::SyncVault;
 use crate::worker::{Mail, Worker};
 
 use check::{bad, is_loopback, is_taken, option, parse_url, within};
+use opening::{open, open_store};
 use rules::Rules;
 
 /// How long a body may be, unless the app says otherwise.
@@ -79,6 +83,8 @@ pub struct SyncVaultBuilder {
     lane_by: Option<LaneRule>,
     on_dead_letter: Option<LetterCallback>,
     seed: Option<u64>,
+    principal: Option<String>,
+    is_everybody_sent: bool,
 }
 
 impl fmt::Debug for SyncVaultBuilder {
@@ -135,6 +141,8 @@ impl SyncVaultBuilder {
             lane_by: None,
             on_dead_letter: None,
             seed: None,
+            principal: None,
+            is_everybody_sent: false,
         }
     }
 
@@ -402,6 +410,19 @@ impl SyncVaultBuilder {
         self
     }
 
+    /// Who uses the app now; see [`SyncVault::principal`]. Default: nobody, and the actions of every principal wait.
+    pub fn principal(mut self, principal: impl Into<String>) -> Self {
+        self.principal = Some(principal.into());
+        self
+    }
+
+    /// Sends the actions of every principal, side by side, whoever is active: for programs that act for many at once, a
+    /// gateway say. The provider of credentials is told for whom.
+    pub fn all_principals(mut self) -> Self {
+        self.is_everybody_sent = true;
+        self
+    }
+
     /// Makes the jitter repeatable, for tests.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -418,7 +439,7 @@ impl SyncVaultBuilder {
         let options = self.check()?;
         let seams = self.seams(&options).await?;
         let now = seams.clock.now();
-        let opened = seams.store.open(now).await?;
+        let opened = open(&*seams.store, now).await?;
         let until = now.after(options.policy.wait_max());
         seams.store.amend(Amend::Hasten { until }).await?;
         let mut gates = GateBook::new(opened.gates.clone());
@@ -429,6 +450,9 @@ impl SyncVaultBuilder {
     fn check(&mut self) -> Result<Options> {
         let base = option("base_url", parse_url(&self.base_url))?;
         option("base_url", check_url(&base))?;
+        let principal = self.principal.take();
+        let principal = principal.map(|name| word("principal", name)).transpose();
+        self.principal = option("principal", principal)?;
         if base.query().is_some() || base.fragment().is_some() {
             return Err(bad("base_url", "must have no query string and no fragment"));
         }
@@ -549,6 +573,7 @@ impl SyncVaultBuilder {
             "vault opened"
         );
         let parts = Arc::new(Parts::new(seams, options, hub, gates, dice));
+        *parts.principals() = Principals::new(self.principal.clone(), self.is_everybody_sent);
         parts.is_paused.store(opened.is_paused, Ordering::Release);
         parts.refresh_connection();
         let (control, control_mail) = mpsc::unbounded_channel();
@@ -562,21 +587,4 @@ impl SyncVaultBuilder {
         let desk = Desk { parts, reports };
         SyncVault::new(Arc::new(Dispatch { desk, control }))
     }
-}
-
-#[cfg(feature = "sled")]
-async fn open_store(path: PathBuf) -> Result<Arc<dyn Store>> {
-    let open = tokio::task::spawn_blocking(move || crate::store::SledStore::open(path));
-    let store = open.await.map_err(|e| {
-        Error::new(ErrorKind::Storage, "opening the store was cut off").with_source(e)
-    })??;
-    Ok(Arc::new(store))
-}
-
-#[cfg(not(feature = "sled"))]
-#[expect(clippy::unused_async, reason = "the same signature as with a store")]
-async fn open_store(_path: PathBuf) -> Result<Arc<dyn Store>> {
-    let text =
-        "this build has no embedded store: switch the feature `sled` on, or give `store(..)`";
-    Err(Error::new(ErrorKind::Unsupported, text))
 }

@@ -85,6 +85,14 @@ impl Desk {
     }
 
     async fn append(&self, record: Record, body: Bytes, direct: Direct) -> Result<Admitted> {
+        if self
+            .parts
+            .principals()
+            .is_forgotten(record.principal.as_deref())
+        {
+            let text = "its principal was forgotten meanwhile: nothing of the request is kept";
+            return Err(Error::new(ErrorKind::WrongState, text));
+        }
         let now = self.parts.now();
         let mut append = Append::new(record, Body::Bytes(body), now);
         append.direct = direct;
@@ -215,6 +223,8 @@ impl Desk {
             Some((ErrorKind::Unreachable, "the app set the vault offline"))
         } else if parts.is_paused() {
             Some((ErrorKind::WrongState, "the app paused the vault"))
+        } else if !parts.is_active(draft.principal.as_deref()) {
+            Some((ErrorKind::WrongState, "its principal is not the active one"))
         } else if draft.not_before.is_some_and(|time| time > parts.now()) {
             Some((ErrorKind::Invalid, "its `not_before` lies ahead"))
         } else {
@@ -231,7 +241,7 @@ impl Desk {
         if self.is_lane_busy(&draft.lane).await? {
             let text = format!(
                 "the lane {:?} holds other actions, and this request may neither overtake them nor be queued behind them: name another lane, or allow queueing",
-                draft.lane.as_str()
+                draft.lane.bare().as_str()
             );
             return Err(Error::new(ErrorKind::WrongState, text));
         }
@@ -287,10 +297,10 @@ impl Desk {
     /// What a caller's own key is known for: the ticket of the same request, or a conflict. For sends that are not
     /// appended before they are tried.
     async fn known(&self, draft: &Draft) -> Result<Option<Ticket>> {
-        let Some(key) = &draft.key else {
+        let Some(key) = draft.scoped_key() else {
             return Ok(None);
         };
-        let Some(record) = self.parts.store.get(Find::Key(key.clone())).await? else {
+        let Some(record) = self.parts.store.get(Find::Key(key)).await? else {
             return Ok(None);
         };
         let is_remembered = match record.state {

@@ -76,13 +76,14 @@ impl std::fmt::Debug for RequestBuilder {
 impl RequestBuilder {
     pub(crate) fn new(dispatch: Arc<Dispatch>, method: Method, path: &str) -> Self {
         let request = resolve(&dispatch, path).map(|url| StoredRequest::new(method, url));
+        let principal = dispatch.desk.parts.principals().active().map(str::to_owned);
         Self {
             dispatch,
             request,
             body: Bytes::new(),
             key: None,
             lane: None,
-            principal: None,
+            principal,
             coalesce: None,
             priority: 0,
             max_retries: None,
@@ -225,7 +226,8 @@ impl RequestBuilder {
         self
     }
 
-    /// On whose behalf it is sent. Credentials are asked for and refreshed by principal.
+    /// On whose behalf it is sent. Default: the principal that was [active](crate::SyncVault::principal) when the request
+    /// was begun. It waits until its principal is the active one; credentials are asked for and refreshed by principal.
     pub fn principal(mut self, principal: impl Into<String>) -> Self {
         self.principal = Some(principal.into());
         self
@@ -355,15 +357,19 @@ impl RequestBuilder {
             .lane
             .or_else(|| options.lane_by.as_ref().and_then(|rule| rule(&request)));
         let lane = named.map_or_else(|| Ok(Lane::default_lane()), Lane::new)?;
+        let principal = self.principal.map(|p| word("principal", p)).transpose()?;
+        if let Some(principal) = &principal {
+            self.dispatch.desk.parts.principals().welcome(principal);
+        }
         let retries = self.max_retries.unwrap_or(options.policy.max_retries);
         Ok(Draft {
             request,
             body: self.body,
             own_credentials,
             key,
-            lane,
+            lane: lane.of_principal(principal.as_deref()),
             origin,
-            principal: self.principal.map(|p| word("principal", p)).transpose()?,
+            principal,
             coalesce: self
                 .coalesce
                 .map(|c| word("coalescing key", c))
@@ -431,7 +437,10 @@ fn check_size(what: &str, bytes: u64, max: u64) -> Result<()> {
     )))
 }
 
-fn word(what: &str, text: String) -> Result<String> {
+/// # Errors
+///
+/// [`ErrorKind::Invalid`] for an empty or long text, and for control characters.
+pub(crate) fn word(what: &str, text: String) -> Result<String> {
     if text.is_empty() || text.len() > WORD_BYTES_MAX || text.chars().any(char::is_control) {
         let text = format!("a {what} has 1 to {WORD_BYTES_MAX} bytes and no control characters");
         return Err(Error::invalid(text));

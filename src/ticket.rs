@@ -66,7 +66,7 @@ impl Ticket {
             parts,
             id: record.id,
             key: record.effective_key(),
-            lane: record.lane.clone(),
+            lane: record.lane.bare(),
         }
     }
 
@@ -133,7 +133,7 @@ impl Ticket {
             let mut is_over = false;
             while let Some(event) = events.next().await {
                 is_over = event.kind.is_terminal();
-                if matches!(event.kind, EventKind::Returned { .. }) {
+                if matches!(event.kind, EventKind::Returned { .. } | EventKind::Evicted) {
                     return Err(self.forgotten());
                 }
             }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::frame::{Frame, FrameKind};
-use super::id::{ActionId, Lane, Origin};
+use super::id::{ActionId, Lane, Origin, unscoped};
 use super::state::{State, WireState};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,10 +25,11 @@ pub struct Record {
     pub revision: u64,
     /// The place in the queue, given by the store: lanes go by it.
     pub seq: u64,
-    /// The idempotency key as the index knows it: the caller's key, or nothing when the id is the key.
+    /// The idempotency key as the index knows it: the caller's key, or nothing when the id is the key. With a principal,
+    /// the principal and U+001F stand before it: keys of different principals are apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// The lane.
+    /// The lane, [of its principal](Lane::of_principal).
     pub lane: Lane,
     /// The origin it goes to.
     pub origin: Origin,
@@ -156,7 +157,14 @@ impl Record {
     /// The idempotency key: the caller's, or the id.
     #[must_use]
     pub fn effective_key(&self) -> String {
-        self.key.clone().unwrap_or_else(|| self.id.to_string())
+        self.caller_key()
+            .map_or_else(|| self.id.to_string(), str::to_owned)
+    }
+
+    /// The key that the caller gave.
+    #[must_use]
+    pub fn caller_key(&self) -> Option<&str> {
+        self.key.as_deref().map(unscoped)
     }
 
     /// The earliest time of the next attempt, for a queued action.

@@ -114,7 +114,6 @@ impl std::fmt::Debug for StoredRequest {
             .field("method", &self.method)
             .field("host", &self.url.host_str())
             .field("path", &self.url.path())
-            .field("tag", &self.tag)
             .finish_non_exhaustive()
     }
 }

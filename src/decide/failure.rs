@@ -27,6 +27,8 @@ pub enum FailureKind {
     Invalid,
     /// The app's provider of credentials failed.
     Credentials,
+    /// It was not sent: another principal became the active one before it left.
+    NotActive,
     /// This machine is short of something (file descriptors, memory): not the server's trouble, nor the action's.
     Local,
     /// Something else, and bytes may have left.
@@ -35,7 +37,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -45,6 +47,7 @@ impl FailureKind {
         Self::Redirect,
         Self::Invalid,
         Self::Credentials,
+        Self::NotActive,
         Self::Local,
         Self::Other,
     ];
@@ -65,6 +68,7 @@ impl FailureKind {
             | Self::ConnectTimeout
             | Self::Invalid
             | Self::Credentials
+            | Self::NotActive
             | Self::Local => true,
             Self::Timeout | Self::Interrupted | Self::Redirect | Self::Other => false,
         }
@@ -83,6 +87,7 @@ impl fmt::Display for FailureKind {
             Self::Redirect => "too many redirects",
             Self::Invalid => "request cannot be built",
             Self::Credentials => "provider of credentials failed",
+            Self::NotActive => "its principal is not the active one",
             Self::Local => "this machine is short of resources",
             Self::Other => "failed, bytes may have left",
         })

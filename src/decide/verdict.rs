@@ -259,7 +259,7 @@ fn of_failure(kind: FailureKind) -> Verdict {
             detail: kind.to_string(),
         }),
         FailureKind::Credentials => Verdict::Hold,
-        FailureKind::Local => retry(Counted::No),
+        FailureKind::NotActive | FailureKind::Local => retry(Counted::No),
     }
 }
 

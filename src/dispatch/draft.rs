@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::action::{ActionId, Lane, Origin, Record, State, StoredRequest};
+use crate::action::{ActionId, Lane, Origin, Record, State, StoredRequest, scoped};
 use crate::attempt::{self, Outgoing};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,6 +18,7 @@ pub(crate) struct Draft {
     pub(crate) body: Bytes,
     pub(crate) own_credentials: HeaderMap,
     pub(crate) key: Option<String>,
+    /// Of its principal.
     pub(crate) lane: Lane,
     pub(crate) origin: Origin,
     pub(crate) principal: Option<String>,
@@ -49,7 +50,7 @@ impl Draft {
         let content = Bytes::from(self.request.encode()?);
         let id = ActionId::new();
         let mut record = Record::new(id, self.lane.clone(), self.origin.clone(), content, now);
-        record.key = self.key.clone();
+        record.key = self.scoped_key();
         record.principal = self.principal.clone();
         record.coalesce = self.coalesce.clone();
         record.priority = self.priority;
@@ -75,6 +76,12 @@ impl Draft {
         }
         hash.update(&self.body);
         hash.finalize().to_hex().as_str()[..32].to_owned()
+    }
+
+    /// The key as the store knows it: keys of different principals are apart.
+    pub(super) fn scoped_key(&self) -> Option<String> {
+        let key = self.key.as_deref()?;
+        Some(scoped(self.principal.as_deref(), key))
     }
 
     pub(super) fn outgoing(&self, record: &Record) -> Outgoing {

@@ -26,7 +26,7 @@ pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
 #[cfg(feature = "sled")]
 pub use sled::{SledOptions, SledStore};
-pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle};
+pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle, Whose};
 
 use std::fmt;
 use std::future::Future;
@@ -117,6 +117,8 @@ pub struct Opened {
     pub gates: Vec<Gate>,
     /// Actions whose attempt a crash cut off.
     pub reclaimed: Vec<ActionId>,
+    /// Principals whose [forgetting](Amend::Forget) was begun and not ended.
+    pub forgetting: Vec<String>,
     /// False when the ledger that was found does not add up: something was lost without a name.
     pub is_balanced: bool,
 }
@@ -129,6 +131,7 @@ impl Default for Opened {
             is_paused: false,
             gates: Vec::new(),
             reclaimed: Vec::new(),
+            forgetting: Vec::new(),
             is_balanced: true,
         }
     }

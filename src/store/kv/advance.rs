@@ -11,7 +11,7 @@ use crate::action::{Change, DeadReason, Origin, Record, State, WireState};
 use crate::clock::Timestamp;
 use crate::decide::{Counted, DeadLane, Settlement};
 use crate::error::Result;
-use crate::store::{Advance, Advanced, Settle};
+use crate::store::{Advance, Advanced, Settle, Whose};
 
 /// How many actions one `advance` lets expire.
 const EXPIRE_MAX: usize = 256;
@@ -42,7 +42,8 @@ impl<E: Engine> Queue<E> {
         };
         self.trim(&advance.retention, now)?;
         self.arm(now)?;
-        done.next_due = self.next_due(&taken)?;
+        let whose = advance.lease.map(|lease| lease.whose).unwrap_or_default();
+        done.next_due = self.next_due(&taken, &whose)?;
         done.next_expiry = self.next_expiry()?;
         done.totals = self.totals_now()?;
         Ok(done)
@@ -190,8 +191,9 @@ impl<E: Engine> Queue<E> {
             .transpose()
     }
 
-    /// The earliest time at which a head can be leased, without the origins that have no slot left.
-    fn next_due(&mut self, taken: &BTreeSet<Origin>) -> Result<Option<Timestamp>> {
+    /// The earliest time at which a head can be leased, without the origins that have no slot left and the principals
+    /// that are held.
+    fn next_due(&mut self, taken: &BTreeSet<Origin>, whose: &Whose) -> Result<Option<Timestamp>> {
         let mut next: Option<Timestamp> = None;
         for group in self.ready.groups() {
             let Some((head, _)) = self.ready.first(&self.txn, group)? else {
@@ -200,7 +202,9 @@ impl<E: Engine> Queue<E> {
             let Some(pair) = self.gates.pair(head.gate_no) else {
                 continue;
             };
-            if taken.contains(&pair.0) {
+            let principal = pair.1.as_deref();
+            let is_held = !whose.allows(principal) || self.is_forgetting(principal);
+            if is_held || taken.contains(&pair.0) {
                 continue;
             }
             let due = head.due.max(self.gates.open_at(pair, &[]));

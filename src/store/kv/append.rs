@@ -153,7 +153,8 @@ impl<E: Engine> Queue<E> {
     fn may_go_now(&mut self, record: &Record, direct: Direct, now: Timestamp) -> Result<bool> {
         let is_due = record.due().is_some_and(|due| due <= now);
         let is_wanted = record.expires.is_none_or(|expires| expires > now);
-        if direct == Direct::No || self.run.is_paused || !is_due || !is_wanted {
+        let is_held = self.run.is_paused || self.is_forgetting(record.principal.as_deref());
+        if direct == Direct::No || is_held || !is_due || !is_wanted {
             return Ok(false);
         }
         let pair = (record.origin.clone(), record.principal.clone());

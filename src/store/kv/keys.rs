@@ -210,10 +210,10 @@ impl Place {
 }
 
 pub(super) fn lane_of(name: &[u8]) -> Result<Lane> {
-    std::str::from_utf8(name)
-        .ok()
-        .and_then(|name| Lane::new(name).ok())
-        .ok_or_else(broken)
+    match std::str::from_utf8(name) {
+        Ok(name) if !name.is_empty() => Ok(Lane::from_stored(name)),
+        _ => Err(broken()),
+    }
 }
 
 /// The first key behind all keys that start with `prefix`.

@@ -6,6 +6,7 @@ mod amend;
 mod append;
 mod committer;
 mod ending;
+mod forget;
 mod gates;
 mod keeper;
 mod keys;
@@ -272,6 +273,9 @@ impl<E: Engine> Store for KvStore<E> {
             Amend::Discard { id } => self.submit(move |queue| queue.discard(id)),
             Amend::Clear { limit, now } => self.submit(move |queue| queue.clear(limit, now)),
             Amend::Pause { paused } => self.submit(move |queue| queue.pause(paused)),
+            Amend::Forget { principal, limit } => {
+                self.submit(move |queue| queue.forget_principal(&principal, limit))
+            }
             Amend::Hasten { until } => self.submit(move |queue| queue.hasten(until)),
             Amend::KeepAnswer { id, answer } => {
                 let size = Size::of(std::iter::once(answer.len() as u64));

@@ -62,6 +62,7 @@ impl<E: Engine> Queue<E> {
             is_paused: self.run.is_paused,
             gates: self.gates.all().cloned().collect(),
             reclaimed,
+            forgetting: self.forgetting(),
             is_balanced,
         })
     }

@@ -1,0 +1,43 @@
+//! Opening the store of a vault, and ending what an earlier run left half done.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Amend, Amended, Opened, Query, Store};
+
+/// Opens the store. Principals whose forgetting a crash cut off are forgotten now, before anything is sent.
+pub(super) async fn open(store: &dyn Store, now: Timestamp) -> Result<Opened> {
+    let mut opened = store.open(now).await?;
+    for principal in std::mem::take(&mut opened.forgetting) {
+        loop {
+            let change = Amend::Forget {
+                principal: principal.clone(),
+                limit: Query::LIMIT_MAX,
+            };
+            if !matches!(store.amend(change).await?, Amended::More(_)) {
+                break;
+            }
+        }
+        opened.totals = store.totals().await?;
+    }
+    Ok(opened)
+}
+
+#[cfg(feature = "sled")]
+pub(super) async fn open_store(path: PathBuf) -> Result<Arc<dyn Store>> {
+    let open = tokio::task::spawn_blocking(move || crate::store::SledStore::open(path));
+    let store = open.await.map_err(|e| {
+        Error::new(ErrorKind::Storage, "opening the store was cut off").with_source(e)
+    })??;
+    Ok(Arc::new(store))
+}
+
+#[cfg(not(feature = "sled"))]
+#[expect(clippy::unused_async, reason = "the same signature as with a store")]
+pub(super) async fn open_store(_path: PathBuf) -> Result<Arc<dyn Store>> {
+    let text =
+        "this build has no embedded store: switch the feature `sled` on, or give `store(..)`";
+    Err(Error::new(ErrorKind::Unsupported, text))
+}
