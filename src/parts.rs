@@ -409,9 +409,11 @@ impl Parts {
         self.publish_totals().await;
         if let Amended::Done(records) | Amended::More(records) = &amended {
             for record in records {
+                if is_forgetting {
+                    self.publish_evicted(record, now);
+                    continue;
+                }
                 let kind = match record.state {
-                    _ if is_forgetting && record.state.is_pending() => EventKind::Evicted,
-                    _ if is_forgetting => continue,
                     State::Cancelled { .. } => EventKind::Cancelled,
                     State::Queued { .. } => EventKind::Queued,
                     _ => continue,
@@ -421,6 +423,15 @@ impl Parts {
             self.wake.notify_one();
         }
         Ok(amended)
+    }
+
+    /// `record` is as it was before it went.
+    fn publish_evicted(&self, record: &Record, now: Timestamp) {
+        if record.state.is_pending() {
+            let mut last = record.clone();
+            last.revision += 1;
+            self.hub.publish(&last, EventKind::Evicted, now);
+        }
     }
 
     /// Removes all that is kept of a principal, step by step. Returns how many pending actions and dead letters went.

@@ -8,6 +8,8 @@ use super::keys::{self, Key, Place};
 use super::queue::Queue;
 use super::records::Found;
 use crate::action::Record;
+use crate::clock::Timestamp;
+use crate::decide::GateKey;
 use crate::error::Result;
 use crate::store::Amended;
 
@@ -57,7 +59,10 @@ impl<E: Engine> Queue<E> {
         }
         let is_done = room > 0;
         if is_done {
-            self.gates.forget(&mut self.txn, principal);
+            let gate = GateKey::Principal(Some(principal.to_owned()));
+            self.gates.remove(&mut self.txn, &gate);
+            self.arm(Timestamp::EPOCH)?;
+            self.forget_unused_pairs()?;
         } else {
             self.run.forgetting.push(mark);
         }

@@ -95,17 +95,9 @@ impl Gates {
         by_origin.max(by_principal).unwrap_or_default()
     }
 
-    /// Forgets the gate and the pairs of a principal that has no action left.
-    pub(super) fn forget<E: Engine>(&mut self, txn: &mut Txn<E>, principal: &str) {
-        let key = GateKey::Principal(Some(principal.to_owned()));
-        txn.delete(keys::gate(&key));
-        self.gates.remove(&key);
-        let others = self
-            .pairs
-            .iter()
-            .filter(|(_, (_, of))| of.as_deref() != Some(principal));
-        let others = others.map(|(number, _)| *number).collect();
-        self.retain(txn, &others);
+    pub(super) fn remove<E: Engine>(&mut self, txn: &mut Txn<E>, key: &GateKey) {
+        txn.delete(keys::gate(key));
+        self.gates.remove(key);
     }
 
     /// Forgets the pairs that no ready head has.

@@ -75,7 +75,7 @@ impl<E: Engine> Queue<E> {
         self.index_queued(&record)
     }
 
-    fn forget_unused_pairs(&mut self) -> Result<()> {
+    pub(super) fn forget_unused_pairs(&mut self) -> Result<()> {
         let mut used = BTreeSet::new();
         for group in self.ready.groups() {
             if self.ready.first(&self.txn, group)?.is_some() {

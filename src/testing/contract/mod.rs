@@ -40,6 +40,7 @@ mod draft;
 pub mod dropped;
 pub mod due;
 pub mod expiry;
+pub mod forget;
 pub mod gates;
 pub mod keys;
 pub mod lease;
@@ -224,6 +225,17 @@ macro_rules! __store_contract_rules {
                 an_action_expires_once
                 an_action_in_flight_does_not_expire
                 a_lane_expires_in_part
+            }
+            forget {
+                only_the_active_principals_actions_are_leased
+                lanes_of_principals_are_apart
+                a_forgotten_principal_leaves_nothing
+                forgetting_goes_in_bounded_steps
+                what_is_being_forgotten_is_not_leased
+                a_dead_letter_being_forgotten_is_not_requeued
+                a_late_settle_of_a_forgotten_action_changes_nothing
+                the_gate_of_a_forgotten_principal_is_gone
+                an_unknown_principal_is_forgotten_at_once
             }
             gates {
                 a_closed_origin_holds_only_its_actions
