@@ -1,6 +1,8 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
 mod check;
+#[cfg(feature = "encrypt")]
+mod encrypting;
 mod opening;
 mod rules;
 
@@ -85,6 +87,7 @@ pub struct SyncVaultBuilder {
     seed: Option<u64>,
     principal: Option<String>,
     is_everybody_sent: bool,
+    seal: Option<opening::SealStore>,
 }
 
 impl fmt::Debug for SyncVaultBuilder {
@@ -143,6 +146,7 @@ impl SyncVaultBuilder {
             seed: None,
             principal: None,
             is_everybody_sent: false,
+            seal: None,
         }
     }
 
@@ -505,6 +509,7 @@ impl SyncVaultBuilder {
             key_form: self.key_form,
             draining: self.draining,
             classifier: self.classifier.take(),
+            is_sealed: self.seal.is_some(),
             lane_by: self.lane_by.take(),
             on_dead_letter: self.on_dead_letter.take(),
         })
@@ -527,6 +532,7 @@ impl SyncVaultBuilder {
                 ));
             }
         };
+        let store = opening::sealed_or_plain(store, self.seal.take()).await?;
         let transport: Arc<dyn Transport> = match (self.transport.take(), self.client.take()) {
             (Some(_), Some(_)) => {
                 return Err(bad(

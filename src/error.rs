@@ -50,6 +50,8 @@ pub enum ErrorKind {
     Poisoned,
     /// What is on disk was written by a newer version, or is damaged.
     Corrupt,
+    /// The vault is sealed and the key given does not open it, or none was given. Nothing was changed. Give the right key.
+    WrongKey,
     /// This build, platform or store cannot do it.
     Unsupported,
 }

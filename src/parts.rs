@@ -97,6 +97,8 @@ pub(crate) struct Options {
     pub(crate) key_header: HeaderName,
     pub(crate) key_form: KeyForm,
     pub(crate) draining: Draining,
+    /// Everything is sealed on disk: credentials may be stored.
+    pub(crate) is_sealed: bool,
     pub(crate) classifier: Option<Arc<dyn Classifier>>,
     pub(crate) lane_by: Option<LaneRule>,
     pub(crate) on_dead_letter: Option<LetterCallback>,
@@ -402,6 +404,9 @@ impl Parts {
             None => None,
         };
         let is_forgetting = matches!(change, Amend::Forget { .. });
+        if let Amend::Reencrypt { .. } = change {
+            return self.store.amend(change).await;
+        }
         let amended = self.store.amend(change).await?;
         if let Some(paused) = pause {
             self.is_paused.store(paused, Ordering::Release);

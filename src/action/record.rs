@@ -10,6 +10,9 @@ use super::state::{State, WireState};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 
+/// What sealing adds to a value: version, key id, nonce and tag. Part of the format.
+pub(crate) const SEAL_BYTES: usize = 1 + 4 + 24 + 16;
+
 /// What a store keeps of one action.
 ///
 /// The scheduler needs the fields; a store never looks into [`content`](Record::content),
@@ -86,6 +89,10 @@ pub struct Record {
     /// Length of the kept answer.
     #[serde(default)]
     pub answer_bytes: u64,
+    /// Length of the encoded request before it was sealed; nothing when it is not. Then the store's lengths and weights are
+    /// those before the sealing too: see [`unsealed_bytes`](Self::unsealed_bytes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_bytes: Option<u64>,
     /// The encoded request ([`StoredRequest`](super::StoredRequest)), opaque to the store.
     #[serde(skip)]
     pub content: Bytes,
@@ -134,6 +141,7 @@ impl Record {
             fingerprint: String::new(),
             body_bytes: 0,
             answer_bytes: 0,
+            head_bytes: None,
             content,
             extra: Map::new(),
         }
@@ -142,7 +150,27 @@ impl Record {
     /// What it weighs against the byte limit: body and encoded request.
     #[must_use]
     pub fn weight(&self) -> u64 {
-        self.body_bytes + self.content.len() as u64
+        let head_bytes = self.head_bytes.unwrap_or(self.content.len() as u64);
+        self.body_bytes + head_bytes
+    }
+
+    /// The length of a body or an answer of it that takes `stored` bytes: what sealing adds does not count.
+    #[must_use]
+    pub fn unsealed_bytes(&self, stored: u64) -> u64 {
+        stored.saturating_sub(self.seal_bytes())
+    }
+
+    /// The reverse: how many bytes are stored of a body or an answer of this length.
+    #[must_use]
+    pub fn stored_bytes(&self, unsealed: u64) -> u64 {
+        unsealed + self.seal_bytes()
+    }
+
+    fn seal_bytes(&self) -> u64 {
+        match self.head_bytes {
+            Some(_) => SEAL_BYTES as u64,
+            None => 0,
+        }
     }
 
     /// Attempt and epoch of its lease; zeros when it is not in flight, which no lease has.

@@ -30,7 +30,7 @@ pub struct Action {
     pub method: Method,
     /// The whole URL.
     pub url: Url,
-    /// The headers that are kept. Credentials are never among them.
+    /// The headers that are kept. Credentials are among them in a sealed vault only.
     pub headers: HeaderMap,
     /// Its own total timeout, if it set one.
     pub timeout: Option<Duration>,

@@ -7,6 +7,24 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Amend, Amended, Opened, Query, Store};
 
+pub(super) type SealStore = Box<dyn FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send>;
+
+/// Puts encryption around the store. Without it, a sealed store is refused: nothing could be read.
+pub(super) async fn sealed_or_plain(
+    store: Arc<dyn Store>,
+    seal: Option<SealStore>,
+) -> Result<Arc<dyn Store>> {
+    match seal {
+        Some(seal) => Ok(seal(store)),
+        None if store.keyring().await?.is_some() => {
+            let text =
+                "the vault is sealed: give its key with `encryption(..)` (feature `encrypt`)";
+            Err(Error::new(ErrorKind::WrongKey, text))
+        }
+        None => Ok(store),
+    }
+}
+
 /// Opens the store. Principals whose forgetting a crash cut off are forgotten now, before anything is sent.
 pub(super) async fn open(store: &dyn Store, now: Timestamp) -> Result<Opened> {
     let mut opened = store.open(now).await?;

@@ -30,15 +30,22 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// What may be queued must not carry credentials; with a provider they are stamped on later.
+    /// What may be queued must not carry credentials: with a provider they are stamped on later. In a sealed vault without one
+    /// they stay.
     pub(super) fn drop_credentials(&mut self, parts: &Parts) -> Result<()> {
         let Some(name) = self.own_credentials.keys().next() else {
             return Ok(());
         };
+        if parts.desk.is_none() && parts.options.is_sealed {
+            self.request
+                .headers
+                .extend(std::mem::take(&mut self.own_credentials));
+            return Ok(());
+        }
         if parts.desk.is_none() {
             let text = format!(
                 "the header {name} is a credential, which is never stored: give the vault \
-                 `credentials(..)`, or send with `delivery(Delivery::Never)`"
+                 `credentials(..)` or `encryption(..)`, or send with `delivery(Delivery::Never)`"
             );
             return Err(Error::new(ErrorKind::CredentialsInRequest, text));
         }

@@ -58,6 +58,11 @@ impl Bodies {
         }
     }
 
+    /// A path beside the directory, in that of the vault.
+    pub(super) fn beside(&self, name: &str) -> Option<PathBuf> {
+        self.dir.parent().map(|dir| dir.join(name))
+    }
+
     /// Writes a value. Its name is durable after [`sync`](Self::sync).
     pub(super) fn write(&self, id: ActionId, kind: FileKind, value: &Bytes) -> Result<FileRef> {
         let number = self.written.fetch_add(1, Ordering::Relaxed);

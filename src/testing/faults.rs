@@ -29,6 +29,8 @@ pub enum Verb {
     Page,
     Totals,
     Lane,
+    Keyring,
+    SetKeyring,
     Close,
 }
 
@@ -241,6 +243,14 @@ impl Store for FaultyStore {
 
     fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals> {
         self.call(Verb::Lane, move |store| store.lane(lane))
+    }
+
+    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+        self.call(Verb::Keyring, |store| store.keyring())
+    }
+
+    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
+        self.call(Verb::SetKeyring, move |store| store.set_keyring(keyring))
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

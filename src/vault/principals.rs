@@ -1,10 +1,13 @@
-//! Whose actions the vault sends: the active principal, and forgetting one.
+//! Whose actions the vault sends: the active principal, and forgetting one; and the keys that all of it lies under.
+
+use std::time::Duration;
 
 use super::SyncVault;
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 use crate::request::word;
+use crate::store::{Amend, Amended};
 
 impl SyncVault {
     /// Says who uses the app now: from the next request on, requests belong to this principal, and only its actions are
@@ -39,6 +42,36 @@ impl SyncVault {
     #[must_use]
     pub fn active_principal(&self) -> Option<String> {
         self.parts().principals().active().map(str::to_owned)
+    }
+
+    /// Seals everything in a sealed vault anew, with new keys, and lets the old ones go: after this, what a lost key could
+    /// open is no longer here. It goes in steps, beside the work of the vault; after a crash, call it again, and it goes on
+    /// where it was. In a plain vault there is nothing to do. Returns how many actions were sealed anew.
+    ///
+    /// # Errors
+    ///
+    /// Storage errors; what was done by then stays so.
+    pub async fn reencrypt(&self) -> Result<u64> {
+        const STEP: usize = 100;
+        const PAUSE: Duration = Duration::from_millis(50);
+        let mut count = 0;
+        let mut idle_steps = 0;
+        loop {
+            let amended = self.parts().amend(Amend::Reencrypt { limit: STEP }).await?;
+            let Amended::More(records) = amended else {
+                return Ok(count);
+            };
+            count += records.len() as u64;
+            idle_steps = if records.is_empty() {
+                idle_steps + 1
+            } else {
+                0
+            };
+            // Nothing but attempts in flight is left to wait for.
+            if idle_steps > 8 {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 
     /// Removes everything that the vault keeps of a principal: queued actions, dead letters, settled ones, bodies, answers,

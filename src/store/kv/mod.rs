@@ -9,6 +9,7 @@ mod ending;
 mod forget;
 mod gates;
 mod keeper;
+mod keyring;
 mod keys;
 mod lanes;
 mod lease;
@@ -17,6 +18,7 @@ mod queue;
 mod read;
 mod ready;
 mod records;
+mod reseal;
 mod txn;
 
 #[cfg(test)]
@@ -24,6 +26,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -90,6 +93,8 @@ pub struct KvStore<E: Engine> {
     front: Arc<Front<E>>,
     status: Arc<Status>,
     bodies: Option<Arc<Bodies>>,
+    /// A file of its own, where there is a directory: an engine keeps what was overwritten for a while.
+    keyring: Option<PathBuf>,
     is_swept: AtomicBool,
 }
 
@@ -125,6 +130,7 @@ impl<E: Engine> KvStore<E> {
         Self {
             front: Arc::new(front),
             status,
+            keyring: bodies.as_ref().and_then(|bodies| bodies.beside("keyring")),
             bodies,
             is_swept: AtomicBool::new(false),
         }
@@ -276,6 +282,9 @@ impl<E: Engine> Store for KvStore<E> {
             Amend::Forget { principal, limit } => {
                 self.submit(move |queue| queue.forget_principal(&principal, limit))
             }
+            Amend::Quarantine { id } => self.submit(move |queue| queue.quarantine_action(id)),
+            change @ Amend::Reseal { .. } => self.reseal(change),
+            Amend::Reencrypt { .. } => Box::pin(std::future::ready(Ok(Amended::Done(Vec::new())))),
             Amend::Hasten { until } => self.submit(move |queue| queue.hasten(until)),
             Amend::KeepAnswer { id, answer } => {
                 let size = Size::of(std::iter::once(answer.len() as u64));
@@ -315,6 +324,23 @@ impl<E: Engine> Store for KvStore<E> {
 
     fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals> {
         self.submit(move |queue| queue.lane(&lane))
+    }
+
+    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+        match &self.keyring {
+            Some(file) => keyring::read(file.clone(), self.status.totals()),
+            None => self.submit(|queue| queue.txn.get(keys::KEYRING)),
+        }
+    }
+
+    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
+        match &self.keyring {
+            Some(file) => keyring::replace(file.clone(), keyring, self.status.totals()),
+            None => self.submit(move |queue| {
+                queue.txn.put(keys::KEYRING.to_vec(), keyring);
+                Ok(())
+            }),
+        }
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

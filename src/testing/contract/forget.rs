@@ -145,23 +145,27 @@ pub async fn forgetting_goes_in_bounded_steps(factory: &impl StoreFactory) {
     assert_eq!(gone, ids);
 }
 
-/// From the first call on nothing of it is leased, also after a crash; open tells that there is a rest.
+/// From the first call on nothing of it is leased, also after a crash; open ends it, or tells that there is a rest.
 pub async fn what_is_being_forgotten_is_not_leased(factory: &impl StoreFactory) {
     let rig = rig(factory).await;
-    for lane in ["a", "b", "c"] {
-        rig.queue(rig.draft(lane).principal("ann")).await;
+    let mut ids = Vec::new();
+    for lane in ["a", "b", "c", "d"] {
+        ids.push(rig.queue(rig.draft(lane).principal("ann")).await.id);
     }
-    let dead = rig.draft("d").principal("ann");
-    rig.queue(dead).await;
     assert!(!step(&rig, 1).await.1);
     rig.leases_nothing().await;
     assert_eq!(rig.next_due().await, None);
     let direct = rig.draft("e").principal("ann").direct(Direct::Alone);
     let later = rig.queue(direct).await;
     let rig = rig.crash().await;
-    assert_eq!(rig.opened.forgetting, ["ann"]);
-    rig.leases_nothing().await;
-    assert_eq!(forget(&rig, 1).await.len(), 3);
+    if !rig.opened.forgetting.is_empty() {
+        assert_eq!(rig.opened.forgetting, ["ann"]);
+        rig.leases_nothing().await;
+        assert_eq!(forget(&rig, 1).await.len(), 3);
+    }
+    for id in ids {
+        assert!(rig.find(id).await.is_none());
+    }
     assert_eq!(rig.lease_only().await.id, later.id, "what came later stays");
     let rig = rig.restart().await;
     assert!(rig.opened.forgetting.is_empty());

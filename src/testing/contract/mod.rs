@@ -50,6 +50,7 @@ pub mod pages;
 pub mod restart;
 pub mod retention;
 mod rig;
+pub mod sealing;
 pub mod settle;
 pub mod walk;
 
@@ -315,6 +316,12 @@ macro_rules! __store_contract_rules {
                 retention_keeps_what_is_within_its_limits
                 retention_forgets_every_kind_of_end
                 retention_comes_to_an_end
+            }
+            sealing {
+                a_keyring_is_kept
+                values_are_replaced_in_their_place
+                values_are_not_replaced_at_the_wrong_time
+                what_is_set_aside_is_counted_and_stands_in_no_way
             }
             settle {
                 a_delivered_action_is_kept_with_its_answer
