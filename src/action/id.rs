@@ -62,7 +62,7 @@ impl FromStr for ActionId {
 }
 
 /// The name of a lane: actions of one lane keep their order, different lanes run side by side.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Lane(Arc<str>);
 
@@ -151,9 +151,16 @@ pub(crate) fn unscoped(text: &str) -> &str {
     text.rsplit_once(SCOPE).map_or(text, |(_, name)| name)
 }
 
+/// Without the principal: names of users stay out of logs.
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lane").field(&unscoped(&self.0)).finish()
+    }
+}
+
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(unscoped(&self.0))
     }
 }
 

@@ -33,6 +33,21 @@ async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9() {
     assert!(found.is_empty(), "seed {seed}: {found:#?}");
 }
 
+/// A quarter of the kills: what sealing adds is the keyring, and that is written once.
+#[cfg(feature = "encrypt")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealed_vault_loses_nothing_by_kill_9_either() {
+    let cycles = number("SYNCVAULT_CRASH_CYCLES").unwrap_or(200).div_ceil(4);
+    let seed = number("SYNCVAULT_CRASH_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let mut suite = Suite::new(seed).await;
+    suite.is_sealed = true;
+    for cycle in 1..=u32::try_from(cycles).expect("a count") {
+        suite.kill_once(cycle).await;
+    }
+    let found = suite.finish().await;
+    assert!(found.is_empty(), "seed {seed}: {found:#?}");
+}
+
 struct Suite {
     dir: tempfile::TempDir,
     server: ChaosServer,
@@ -40,6 +55,7 @@ struct Suite {
     history: History,
     kills_in_recovery: u32,
     seed: u64,
+    is_sealed: bool,
 }
 
 impl Suite {
@@ -53,6 +69,7 @@ impl Suite {
             history: History::default(),
             kills_in_recovery: 0,
             seed,
+            is_sealed: false,
         }
     }
 
@@ -65,6 +82,7 @@ impl Suite {
             task,
             draining: Drain::Always,
             bytes_max: 48 * 1024,
+            is_sealed: self.is_sealed,
         }
     }
 

@@ -12,6 +12,9 @@ mod layout;
 /// Power cuts, with root and a loop device only.
 #[cfg(feature = "sled")]
 mod power_cut;
+/// Encryption at rest: keys, rotation, tampering, forgetting, and no secret left in clear.
+#[cfg(feature = "encrypt")]
+mod sealed;
 /// Every rule of the public store contract, on each store of the crate.
 #[cfg(feature = "test-util")]
 mod store_contract;

@@ -169,6 +169,7 @@ impl<'r> Vault<'r> {
             task: Task::Work,
             draining: Drain::Always,
             bytes_max,
+            is_sealed: false,
         };
         Self {
             rig,

@@ -168,9 +168,13 @@ impl Keyring {
         }
     }
 
-    /// From now on, nothing new is sealed with the keys that there are.
+    /// Everybody gets a new key; what there is only opens from now on.
     pub(super) fn renew(&mut self) {
         self.keys.iter_mut().for_each(|key| key.is_old = true);
+        let owners = self.keys.iter().map(|key| key.owner.clone());
+        for owner in owners.collect::<Vec<_>>() {
+            self.add(owner.as_deref());
+        }
     }
 
     /// Destroys the keys of a principal.

@@ -158,29 +158,32 @@ impl Sealed {
     }
 
     /// Opens a record that the store gave; one that does not open goes to quarantine.
-    async fn opened(&self, ring: &Keyring, record: Record) -> Result<Option<Record>> {
+    async fn opened(&self, ring: &Keyring, record: Record) -> Option<Record> {
         lock(&self.pass).note(ring, &record);
         let id = record.id;
         match ring.open_record(record) {
-            Ok(record) => Ok(Some(record)),
+            Ok(record) => Some(record),
             Err(error) => {
-                self.quarantine(id, &error).await?;
-                Ok(None)
+                self.quarantine(id, &error).await;
+                None
             }
         }
     }
 
-    async fn all_opened(&self, ring: &Keyring, records: Vec<Record>) -> Result<Vec<Record>> {
+    async fn all_opened(&self, ring: &Keyring, records: Vec<Record>) -> Vec<Record> {
         let mut opened = Vec::with_capacity(records.len());
         for record in records {
-            opened.extend(self.opened(ring, record).await?);
+            opened.extend(self.opened(ring, record).await);
         }
-        Ok(opened)
+        opened
     }
 
-    async fn quarantine(&self, id: ActionId, error: &Error) -> Result<()> {
+    /// A failure here must not hide what the verb around it has done: the action is met again.
+    async fn quarantine(&self, id: ActionId, error: &Error) {
         tracing::error!(%id, %error, "a sealed action cannot be opened: it goes to quarantine");
-        self.store.amend(Amend::Quarantine { id }).await.map(drop)
+        if let Err(error) = self.store.amend(Amend::Quarantine { id }).await {
+            tracing::error!(%id, %error, "it could not be moved there");
+        }
     }
 
     /// The hashed principal of an action; nothing for an unknown one.
@@ -245,9 +248,9 @@ impl Sealed {
     async fn opened_amended(&self, amended: Amended) -> Result<Amended> {
         let ring = self.ring()?;
         Ok(match amended {
-            Amended::Done(records) => Amended::Done(self.all_opened(&ring, records).await?),
-            Amended::More(records) => Amended::More(self.all_opened(&ring, records).await?),
-            Amended::NotNow(record) => match self.opened(&ring, record).await? {
+            Amended::Done(records) => Amended::Done(self.all_opened(&ring, records).await),
+            Amended::More(records) => Amended::More(self.all_opened(&ring, records).await),
+            Amended::NotNow(record) => match self.opened(&ring, record).await {
                 Some(record) => Amended::NotNow(record),
                 None => Amended::Unknown,
             },
@@ -349,7 +352,7 @@ impl Store for Sealed {
                 query.part = Part::Lane(ring.lane(lane));
             }
             let mut page = self.store.page(query).await?;
-            page.records = self.all_opened(&ring, page.records).await?;
+            page.records = self.all_opened(&ring, page.records).await;
             Ok(page)
         })
     }

@@ -93,7 +93,7 @@ impl Sealed {
         let clear = match ring.open_record(stored) {
             Ok(clear) => clear,
             Err(error) => {
-                self.quarantine(id, &error).await?;
+                self.quarantine(id, &error).await;
                 return Ok(None);
             }
         };

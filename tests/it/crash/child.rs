@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use syncvault::connectivity::AlwaysReachable;
-use syncvault::{Backoff, Delivery, Draining, Outcome, Paging, RetryPolicy, SyncVault};
+use syncvault::{
+    Backoff, Delivery, Draining, Outcome, Paging, RetryPolicy, SyncVault, SyncVaultBuilder,
+};
 use tokio::process::Command;
 
 use super::dice::Dice;
@@ -28,6 +30,7 @@ pub(crate) struct Job {
     pub(crate) draining: Drain,
     /// The longest body.
     pub(crate) bytes_max: usize,
+    pub(crate) is_sealed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,7 +106,7 @@ async fn open(job: &Job) -> SyncVault {
         true => Draining::Background,
         false => Draining::OnRequest,
     };
-    let built = SyncVault::builder(&job.url)
+    let built = builder(job)
         .storage_path(&job.dir)
         .retry_policy(policy)
         .draining(draining)
@@ -111,6 +114,21 @@ async fn open(job: &Job) -> SyncVault {
         .connectivity(AlwaysReachable::new())
         .build();
     built.await.expect("the vault opens")
+}
+
+#[cfg(feature = "encrypt")]
+fn builder(job: &Job) -> SyncVaultBuilder {
+    let builder = SyncVault::builder(&job.url);
+    match job.is_sealed {
+        true => builder.encryption(syncvault::store::crypt::Key::new([7; 32])),
+        false => builder,
+    }
+}
+
+#[cfg(not(feature = "encrypt"))]
+fn builder(job: &Job) -> SyncVaultBuilder {
+    assert!(!job.is_sealed, "this build cannot seal");
+    SyncVault::builder(&job.url)
 }
 
 async fn holdings(vault: &SyncVault, pending_listed: Option<u64>) -> Holdings {
