@@ -27,7 +27,7 @@ pub enum ErrorKind {
     Full,
     /// The idempotency key is known for a different request. Nothing was kept. Use a new key for a new request.
     IdempotencyConflict,
-    /// The request carries a credential that may not be stored. Nothing was sent. See `credentials(..)`.
+    /// The request carries a credential that may not be stored. Nothing was sent. See `credentials(..)`, `encryption(..)`.
     CredentialsInRequest,
     /// The server could not be reached and the request may not be queued. Nothing was kept.
     Unreachable,

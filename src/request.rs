@@ -105,7 +105,7 @@ impl RequestBuilder {
     /// Adds a header. CR, LF and NUL in the value are refused.
     ///
     /// `Authorization`, `Proxy-Authorization`, `Cookie` and values marked sensitive are credentials: they are never
-    /// stored. See [`credentials`](crate::SyncVaultBuilder::credentials).
+    /// stored, but in a sealed vault that has no provider of them. See [`credentials`](crate::SyncVaultBuilder::credentials).
     pub fn header<K, V>(self, name: K, value: V) -> Self
     where
         K: TryInto<HeaderName, Error: Into<http::Error>>,

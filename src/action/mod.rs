@@ -17,7 +17,6 @@ pub(crate) use id::scoped;
 pub use id::{ActionId, Lane, Origin};
 pub use ledger::{Counts, Ledger};
 pub use record::Record;
-pub(crate) use record::SEAL_BYTES;
 pub use request::StoredRequest;
 pub use state::{Change, DeadReason, IllegalChange, State, WireState, transition};
 pub use view::Action;

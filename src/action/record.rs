@@ -10,9 +10,6 @@ use super::state::{State, WireState};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What sealing adds to a value: version, key id, nonce and tag. Part of the format.
-pub(crate) const SEAL_BYTES: usize = 1 + 4 + 24 + 16;
-
 /// What a store keeps of one action.
 ///
 /// The scheduler needs the fields; a store never looks into [`content`](Record::content),
@@ -106,6 +103,9 @@ fn nil() -> ActionId {
 }
 
 impl Record {
+    /// What sealing adds to a value: version, key id, nonce and tag. Part of the format.
+    pub const SEAL_BYTES: usize = 1 + 4 + 24 + 16;
+
     /// A queued record with the given content. The rest has its defaults; set what differs.
     #[must_use]
     pub fn new(
@@ -168,7 +168,7 @@ impl Record {
 
     fn seal_bytes(&self) -> u64 {
         match self.head_bytes {
-            Some(_) => SEAL_BYTES as u64,
+            Some(_) => Self::SEAL_BYTES as u64,
             None => 0,
         }
     }

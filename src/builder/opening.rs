@@ -53,7 +53,6 @@ pub(super) async fn open_store(path: PathBuf) -> Result<Arc<dyn Store>> {
 }
 
 #[cfg(not(feature = "sled"))]
-#[expect(clippy::unused_async, reason = "the same signature as with a store")]
 pub(super) async fn open_store(_path: PathBuf) -> Result<Arc<dyn Store>> {
     let text =
         "this build has no embedded store: switch the feature `sled` on, or give `store(..)`";

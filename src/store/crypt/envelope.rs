@@ -12,10 +12,11 @@ use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 
 use super::key::Key;
-use crate::action::SEAL_BYTES;
+use crate::action::Record;
 use crate::error::{Error, ErrorKind, Result};
 
 const VERSION: u8 = 1;
+const SEAL_BYTES: usize = Record::SEAL_BYTES;
 const HEAD_BYTES: usize = 1 + 4;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;

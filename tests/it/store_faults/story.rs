@@ -77,13 +77,19 @@ impl Story {
         Ok(vault)
     }
 
+    #[cfg(feature = "encrypt")]
     fn builder(&self) -> SyncVaultBuilder {
         let builder = SyncVault::builder("http://fake.test");
-        #[cfg(feature = "encrypt")]
-        if self.is_sealed {
-            return builder.encryption(syncvault::store::crypt::Key::new([7; 32]));
+        match self.is_sealed {
+            true => builder.encryption(syncvault::store::crypt::Key::new([7; 32])),
+            false => builder,
         }
-        builder
+    }
+
+    #[cfg(not(feature = "encrypt"))]
+    fn builder(&self) -> SyncVaultBuilder {
+        assert!(!self.is_sealed, "this build cannot seal");
+        SyncVault::builder("http://fake.test")
     }
 
     /// The app's answer to an error: repair the disk, and start again if the store says so.
