@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::sync::oneshot;
 
-use crate::action::{Action, ActionId, Lane, Ledger, Origin, State, WireState, scoped};
+use crate::action::{Action, ActionId, Lane, Ledger, Origin, State, WireState, scoped_key};
 use crate::clock::Timestamp;
 use crate::dead_letters::DeadLetters;
 use crate::decide::{GateKey, GateReason};
@@ -434,7 +434,7 @@ impl SyncVault {
         let key = key.into();
         let find = match key.parse::<ActionId>() {
             Ok(id) if self.parts().store.get(Find::Id(id)).await?.is_some() => Find::Id(id),
-            _ => Find::Key(scoped(self.parts().principals().active(), &key)),
+            _ => Find::Key(scoped_key(self.parts().principals().active(), &key)),
         };
         follow(&self.parts().hub, self.parts().store.clone(), find).await
     }

@@ -138,8 +138,16 @@ impl Lane {
 /// Between a principal and a name. No name holds a control character.
 const SCOPE: char = '\u{1f}';
 
-/// A name that is taken for one principal only.
-pub(crate) fn scoped(principal: Option<&str>, name: &str) -> String {
+/// An idempotency key as a store knows it: keys of different principals are apart. A key that is an id stays one: it may
+/// be that of an action that was given none.
+pub(crate) fn scoped_key(principal: Option<&str>, key: &str) -> String {
+    match key.parse::<ActionId>() {
+        Ok(_) => key.to_owned(),
+        Err(_) => scoped(principal, key),
+    }
+}
+
+fn scoped(principal: Option<&str>, name: &str) -> String {
     match principal {
         Some(principal) => format!("{principal}{SCOPE}{name}"),
         None => name.to_owned(),

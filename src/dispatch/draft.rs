@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::action::{ActionId, Lane, Origin, Record, State, StoredRequest, scoped};
+use crate::action::{ActionId, Lane, Origin, Record, State, StoredRequest, scoped_key};
 use crate::attempt::{self, Outgoing};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -88,7 +88,7 @@ impl Draft {
     /// The key as the store knows it: keys of different principals are apart.
     pub(super) fn scoped_key(&self) -> Option<String> {
         let key = self.key.as_deref()?;
-        Some(scoped(self.principal.as_deref(), key))
+        Some(scoped_key(self.principal.as_deref(), key))
     }
 
     pub(super) fn outgoing(&self, record: &Record) -> Outgoing {

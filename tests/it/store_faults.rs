@@ -71,12 +71,7 @@ async fn a_store_poisoned_after_the_effect_costs_a_restart() {
 #[cfg(feature = "encrypt")]
 #[tokio::test(start_paused = true)]
 async fn a_sealed_vault_survives_the_same() {
-    for fault in [
-        Fault::Once(ErrorKind::Storage),
-        Fault::Lasting(ErrorKind::StorageFull),
-        Fault::PoisonedBefore,
-        Fault::PoisonedAfter,
-    ] {
+    for fault in [Fault::Once(ErrorKind::Storage), Fault::PoisonedAfter] {
         survives(fault, Story::sealed).await;
     }
 }

@@ -359,3 +359,38 @@ async fn a_read_that_failed_is_not_kept_for_a_forgotten_principal() {
     assert_eq!(error.kind(), ErrorKind::WrongState, "{error}");
     assert_eq!(vault.ledger().await.expect("ledger").enqueued, 0);
 }
+
+/// The key of a ticket is the action's id: who sends again with it gets the same ticket, also as a principal.
+#[tokio::test]
+async fn a_ticket_is_found_again_by_its_key() {
+    let server = ChaosServer::start().await;
+    let vault = builder(&server)
+        .principal("ann")
+        .build()
+        .await
+        .expect("vault");
+    vault.pause().await.expect("pause");
+    let request = || vault.post("/orders").body("two coffees");
+    let once = request().enqueue().await.expect("enqueue");
+    let again = request().idempotency_key(once.key()).enqueue().await;
+    assert_eq!(again.expect("known").id(), once.id());
+    let named = request()
+        .idempotency_key("order-1")
+        .enqueue()
+        .await
+        .expect("enqueue");
+    let again = request().idempotency_key("order-1").enqueue().await;
+    assert_eq!(again.expect("known").id(), named.id());
+    let mut events = vault.events_for_key("order-1").await.expect("events");
+    let event = soon(events.next()).await.expect("what is known");
+    assert_eq!(
+        (event.action_id, event.key.as_str()),
+        (named.id(), "order-1")
+    );
+    let as_other = request()
+        .principal("ben")
+        .idempotency_key("order-1")
+        .enqueue()
+        .await;
+    assert_ne!(as_other.expect("a key of his own").id(), named.id());
+}
