@@ -109,7 +109,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for another origin.
+    /// [`ErrorKind::Invalid`] for another origin.
     pub(crate) fn allows(&self, origin: &Origin) -> Result<()> {
         if *origin == self.base_origin || self.allowed_origins.contains(origin) {
             return Ok(());
@@ -295,7 +295,7 @@ impl Parts {
 
     /// # Errors
     ///
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) once a shutdown has begun.
+    /// [`ErrorKind::Closed`] once a shutdown has begun.
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.is_closing.load(Ordering::Acquire) {
             Err(Error::closed())
