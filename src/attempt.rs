@@ -41,6 +41,16 @@ pub(crate) struct Exchange {
     pub(crate) stamp: Stamp,
 }
 
+impl Exchange {
+    /// Nothing left: another principal is the active one.
+    fn not_active() -> Self {
+        Self {
+            result: Err(TransportFailure::new(FailureKind::NotActive)),
+            stamp: Stamp::None,
+        }
+    }
+}
+
 /// The end of one attempt, to be settled.
 #[derive(Debug)]
 pub(crate) struct Finished {
@@ -52,6 +62,16 @@ pub(crate) struct Finished {
     pub(crate) turn: Option<OwnedMutexGuard<()>>,
     /// Dropped with the rest, after the settle: tells who waits to keep the streamed answer.
     pub(crate) settled: Option<oneshot::Sender<()>>,
+}
+
+impl Finished {
+    /// Tells who waits, when there is nothing left to settle.
+    pub(crate) fn tell(self) {
+        if let Some((reply, told)) = self.reply {
+            // The caller may have dropped its future.
+            drop(reply.send(told));
+        }
+    }
 }
 
 /// What a direct send hears.
@@ -280,15 +300,22 @@ async fn sent(
 
 /// The key that goes on the wire: always for methods that change something, else only the caller's own.
 pub(crate) fn wire_key(request: &StoredRequest, record: &Record) -> Option<String> {
-    match (&record.key, request.method.is_safe()) {
-        (Some(key), _) => Some(key.clone()),
+    match (record.caller_key(), request.method.is_safe()) {
+        (Some(key), _) => Some(key.to_owned()),
         (None, false) => Some(record.id.to_string()),
         (None, true) => None,
     }
 }
 
 /// Puts the request on the wire, once; twice when a 401 could be answered with fresh credentials.
+///
+/// Between a look at the active principal and the first byte nothing waits: once it was switched, nothing of the one
+/// before leaves, and what a provider gave for it after the switch is not used.
 pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
+    let principal = outgoing.principal.as_deref();
+    if !parts.is_active(principal) {
+        return Exchange::not_active();
+    }
     let desk = parts
         .desk
         .as_ref()
@@ -309,7 +336,6 @@ pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
             stamp: Stamp::None,
         };
     };
-    let principal = outgoing.principal.as_deref();
     let stamped = match desk.stamp(&mut built.request, principal).await {
         Ok(stamped) => stamped,
         Err(failure) => {
@@ -319,9 +345,12 @@ pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
             };
         }
     };
+    if !parts.is_active(principal) {
+        return Exchange::not_active();
+    }
     let first = outgoing.send(parts, built).await;
     let is_refused = |r: &reqwest::Response| r.status() == StatusCode::UNAUTHORIZED;
-    if !first.as_ref().is_ok_and(is_refused) {
+    if !first.as_ref().is_ok_and(is_refused) || !parts.is_active(principal) {
         return Exchange {
             result: first,
             stamp: Stamp::Current,
@@ -334,11 +363,11 @@ pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
         };
     };
     match desk.refresh(stamped, &mut again.request).await {
-        Ok(_) => Exchange {
+        Ok(_) if parts.is_active(principal) => Exchange {
             result: outgoing.send(parts, again).await,
             stamp: Stamp::Refreshed,
         },
-        Err(_) => Exchange {
+        _ => Exchange {
             result: first,
             stamp: Stamp::Current,
         },
@@ -393,7 +422,12 @@ pub(crate) fn conclude(
         observed: &observation.observed,
         now,
     };
-    let plan = plan(&situation, &parts.options.policy, &mut parts.dice());
+    let mut plan = plan(&situation, &parts.options.policy, &mut parts.dice());
+    // A principal that was forgotten meanwhile must not come back as a gate.
+    plan.gate.take_if(|gate| match &gate.key {
+        GateKey::Principal(principal) => !parts.is_active(principal.as_deref()),
+        GateKey::Origin(_) => false,
+    });
     if observation.observed.status().is_some_and(is_good_answer) {
         gates.answered_well(&record.origin, now);
     }

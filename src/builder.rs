@@ -1,7 +1,10 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
 mod check;
+#[cfg(feature = "encrypt")]
+mod encrypting;
 mod files;
+mod opening;
 mod rules;
 
 use std::fmt;
@@ -19,12 +22,14 @@ use crate::clock::{Clock, SystemClock};
 use crate::connectivity::{Connectivity, ProbeConnectivity};
 use crate::decide::{Backoff, Classifier, Counted, DeadLane, Dice, KeyForm, RetryPolicy};
 use crate::dispatch::{Desk, Dispatch};
-use crate::error::{Error, ErrorKind, Result};
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::Result;
 use crate::event::EventHub;
 use crate::parts::{
-    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Parts, Seams,
+    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Parts, Principals, Seams,
 };
-use crate::request::check_url;
+use crate::request::{check_url, word};
 use crate::store::{Amend, Limits, Opened, Retention, Store};
 use crate::transport::{
     CredentialDesk, CredentialRequest, IntoCredentials, ReqwestTransport, Timeouts, Transport,
@@ -33,6 +38,7 @@ use crate::vault::SyncVault;
 use crate::worker::{Mail, Worker};
 
 use check::{bad, is_loopback, is_taken, option, parse_url, within};
+use opening::{open, open_store};
 use rules::Rules;
 
 /// How long a body may be, unless the app says otherwise.
@@ -81,6 +87,9 @@ pub struct SyncVaultBuilder {
     lane_by: Option<LaneRule>,
     on_dead_letter: Option<LetterCallback>,
     seed: Option<u64>,
+    principal: Option<String>,
+    is_everybody_sent: bool,
+    seal: Option<opening::SealStore>,
 }
 
 impl fmt::Debug for SyncVaultBuilder {
@@ -138,6 +147,9 @@ impl SyncVaultBuilder {
             lane_by: None,
             on_dead_letter: None,
             seed: None,
+            principal: None,
+            is_everybody_sent: false,
+            seal: None,
         }
     }
 
@@ -405,6 +417,19 @@ impl SyncVaultBuilder {
         self
     }
 
+    /// Who uses the app now; see [`SyncVault::principal`]. Default: nobody, and the actions of every principal wait.
+    pub fn principal(mut self, principal: impl Into<String>) -> Self {
+        self.principal = Some(principal.into());
+        self
+    }
+
+    /// Sends the actions of every principal, side by side, whoever is active: for programs that act for many at once, a
+    /// gateway say. The provider of credentials is told for whom.
+    pub fn all_principals(mut self) -> Self {
+        self.is_everybody_sent = true;
+        self
+    }
+
     /// Makes the jitter repeatable, for tests.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -421,7 +446,7 @@ impl SyncVaultBuilder {
         let options = self.check()?;
         let seams = self.seams(&options).await?;
         let now = seams.clock.now();
-        let opened = seams.store.open(now).await?;
+        let opened = open(&*seams.store, now).await?;
         let until = now.after(options.policy.wait_max());
         seams.store.amend(Amend::Hasten { until }).await?;
         let mut gates = GateBook::new(opened.gates.clone());
@@ -432,6 +457,9 @@ impl SyncVaultBuilder {
     fn check(&mut self) -> Result<Options> {
         let base = option("base_url", parse_url(&self.base_url))?;
         option("base_url", check_url(&base))?;
+        let principal = self.principal.take();
+        let principal = principal.map(|name| word("principal", name)).transpose();
+        self.principal = option("principal", principal)?;
         if base.query().is_some() || base.fragment().is_some() {
             return Err(bad("base_url", "must have no query string and no fragment"));
         }
@@ -485,6 +513,7 @@ impl SyncVaultBuilder {
             key_form: self.key_form,
             draining: self.draining,
             classifier: self.classifier.take(),
+            is_sealed: self.seal.is_some(),
             lane_by: self.lane_by.take(),
             on_dead_letter: self.on_dead_letter.take(),
         })
@@ -507,6 +536,7 @@ impl SyncVaultBuilder {
                 ));
             }
         };
+        let store = opening::sealed_or_plain(store, self.seal.take()).await?;
         let transport: Arc<dyn Transport> = match (self.transport.take(), self.client.take()) {
             (Some(_), Some(_)) => {
                 return Err(bad(
@@ -553,6 +583,7 @@ impl SyncVaultBuilder {
             "vault opened"
         );
         let parts = Arc::new(Parts::new(seams, options, hub, gates, dice));
+        *parts.principals() = Principals::new(self.principal.clone(), self.is_everybody_sent);
         parts.is_paused.store(opened.is_paused, Ordering::Release);
         parts.refresh_connection();
         let (control, control_mail) = mpsc::unbounded_channel();
@@ -566,21 +597,4 @@ impl SyncVaultBuilder {
         let desk = Desk { parts, reports };
         SyncVault::new(Arc::new(Dispatch { desk, control }))
     }
-}
-
-#[cfg(feature = "sled")]
-async fn open_store(path: PathBuf) -> Result<Arc<dyn Store>> {
-    let open = tokio::task::spawn_blocking(move || crate::store::SledStore::open(path));
-    let store = open.await.map_err(|e| {
-        Error::new(ErrorKind::Storage, "opening the store was cut off").with_source(e)
-    })??;
-    Ok(Arc::new(store))
-}
-
-#[cfg(not(feature = "sled"))]
-#[expect(clippy::unused_async, reason = "the same signature as with a store")]
-async fn open_store(_path: PathBuf) -> Result<Arc<dyn Store>> {
-    let text =
-        "this build has no embedded store: switch the feature `sled` on, or give `store(..)`";
-    Err(Error::new(ErrorKind::Unsupported, text))
 }

@@ -144,7 +144,7 @@ impl DeadLetters {
 
     fn one(&self, id: ActionId, amended: Amended) -> Result<Record> {
         match amended {
-            Amended::Done(records) => records
+            Amended::Done(records) | Amended::More(records) => records
                 .into_iter()
                 .next()
                 .ok_or_else(|| Error::new(ErrorKind::Storage, "the store gave no record")),

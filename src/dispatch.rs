@@ -97,16 +97,21 @@ impl Desk {
         .await
     }
 
-    fn to_append(&self, record: Record, body: Body, now: Timestamp) -> Append {
+    fn to_append(&self, record: Record, body: Body, now: Timestamp) -> Result<Append> {
+        let principal = record.principal.as_deref();
+        if self.parts.principals().is_forgotten(principal) {
+            let text = "its principal was forgotten meanwhile: nothing of the request is kept";
+            return Err(Error::new(ErrorKind::WrongState, text));
+        }
         let mut append = Append::new(record, body, now);
         append.limits = self.parts.options.limits;
         append.key_retention = self.parts.options.retention.age;
-        append
+        Ok(append)
     }
 
     async fn append(&self, record: Record, body: KeptBody, direct: Direct) -> Result<Admitted> {
         let now = self.parts.now();
-        let mut append = self.to_append(record, body.hand_over(), now);
+        let mut append = self.to_append(record, body.hand_over(), now)?;
         append.direct = direct;
         let _coming = self.parts.hub.coming(append.record.id);
         let appended = self.parts.store.append(vec![append]).await?;
@@ -230,6 +235,8 @@ impl Desk {
             Some((ErrorKind::Unreachable, "the app set the vault offline"))
         } else if parts.is_paused() {
             Some((ErrorKind::WrongState, "the app paused the vault"))
+        } else if !parts.is_active(draft.principal.as_deref()) {
+            Some((ErrorKind::WrongState, "its principal is not the active one"))
         } else if draft.not_before.is_some_and(|time| time > parts.now()) {
             Some((ErrorKind::Invalid, "its `not_before` lies ahead"))
         } else {
@@ -246,7 +253,7 @@ impl Desk {
         if self.is_lane_busy(&draft.lane).await? {
             let text = format!(
                 "the lane {:?} holds other actions, and this request may neither overtake them nor be queued behind them: name another lane, or allow queueing",
-                draft.lane.as_str()
+                draft.lane.bare().as_str()
             );
             return Err(Error::new(ErrorKind::WrongState, text));
         }
@@ -302,10 +309,10 @@ impl Desk {
     /// What a caller's own key is known for: the ticket of the same request, or a conflict. For sends that are not
     /// appended before they are tried.
     async fn known(&self, draft: &Draft, body: &KeptBody) -> Result<Option<Ticket>> {
-        let Some(key) = &draft.key else {
+        let Some(key) = draft.scoped_key() else {
             return Ok(None);
         };
-        let Some(record) = self.parts.store.get(Find::Key(key.clone())).await? else {
+        let Some(record) = self.parts.store.get(Find::Key(key)).await? else {
             return Ok(None);
         };
         let is_remembered = match record.state {

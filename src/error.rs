@@ -27,7 +27,7 @@ pub enum ErrorKind {
     Full,
     /// The idempotency key is known for a different request. Nothing was kept. Use a new key for a new request.
     IdempotencyConflict,
-    /// The request carries a credential that may not be stored. Nothing was sent. See `credentials(..)`.
+    /// The request carries a credential that may not be stored. Nothing was sent. See `credentials(..)`, `encryption(..)`.
     CredentialsInRequest,
     /// The server could not be reached and the request may not be queued. Nothing was kept.
     Unreachable,
@@ -50,6 +50,8 @@ pub enum ErrorKind {
     Poisoned,
     /// What is on disk was written by a newer version, or is damaged.
     Corrupt,
+    /// The vault is sealed and the key given does not open it, or none was given. Nothing was changed. Give the right key.
+    WrongKey,
     /// This build, platform or store cannot do it.
     Unsupported,
 }

@@ -5,6 +5,7 @@ mod status;
 mod stream;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::stream::unfold;
@@ -40,6 +41,18 @@ pub struct Event {
     pub kind: EventKind,
     #[serde(skip)]
     revision: u64,
+    #[serde(skip)]
+    owner: Owner,
+}
+
+/// On whose behalf: not for every eye that sees an event.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Owner(Option<String>);
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
 }
 
 /// What happened to an action.
@@ -86,6 +99,8 @@ pub enum EventKind {
     Expired,
     /// A newer action with the same coalescing key took its place.
     Superseded,
+    /// Its principal was forgotten; nothing is kept.
+    Evicted,
 }
 
 impl EventKind {
@@ -107,6 +122,7 @@ impl EventKind {
                 | Self::Cancelled
                 | Self::Expired
                 | Self::Superseded
+                | Self::Evicted
         )
     }
 }
@@ -269,10 +285,11 @@ fn event_of(record: &Record, kind: EventKind, at: Timestamp) -> Event {
         missed_before: 0,
         action_id: record.id,
         key: record.effective_key(),
-        lane: record.lane.clone(),
+        lane: record.lane.bare(),
         at,
         kind,
         revision: record.revision,
+        owner: Owner(record.principal.clone()),
     }
 }
 

@@ -40,6 +40,7 @@
 //! | [`Event`], [`Status`] | what happened to an action; how the whole vault is |
 //! | [`DeadLetter`] | an action that is not tried again until somebody acts: [`SyncVault::dead_letters`] |
 //! | [`Credentials`] | what proves who we are. Asked of the app for each attempt, never stored |
+//! | principal | on whose behalf an action is sent. Only those of the active one are: [`SyncVault::principal`] |
 //!
 //! # The life of a request
 //!
@@ -65,14 +66,14 @@
 //! - **P4** Nothing is lost without a name: the [`Ledger`] counts where each action went, and is checked at open.
 //! - **P5** Offline is free: no retry is used up, no loop runs.
 //! - **P6** Opening never bricks: what is damaged is set aside and reported, the rest goes on.
-//! - **P7** Credentials are never stored.
+//! - **P7** Credentials are never stored in clear.
 //! - **P8** What an event tells is on disk already. A slow reader never slows delivery.
 //!
 //! # What it does not do
 //!
 //! - Exactly once at a server that ignores the key: when an answer is lost, the request is sent again.
 //! - Help against a disk that says "synced" when it is not.
-//! - Encrypt bodies on disk. The directory is open to its user only.
+//! - Encrypt what is on disk, unless the app asks for it (feature `encrypt`). The directory is open to its user only.
 //! - Run while the process does not: it wakes no app.
 //! - Share a vault between processes, except with the SQLite store: the second one gets [`ErrorKind::Locked`].
 //! - Send a body of unknown length: files and forms are copied into the vault first, and then streamed.
@@ -88,6 +89,7 @@
 //! | `http2` | yes | HTTP/2 where the server has it |
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
+//! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
 //! | `test-util` | no | fakes for clock, network, transport and store, and the contract suite for stores |
 
 pub mod action;

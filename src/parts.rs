@@ -1,6 +1,8 @@
 //! The parts of a running vault that everybody shares: the four seams, the options, the event hub,
 //! and what is known about gates. No flow of its own.
 
+mod principals;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
@@ -20,10 +22,12 @@ use crate::action::{Action, Answer, DeadReason, Lane, Origin, Record, State};
 use crate::clock::{Clock, Timestamp};
 use crate::connectivity::Connectivity;
 use crate::decide::{Classifier, Dice, Gate, GateKey, GateReason, KeyForm, RetryPolicy};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventHub, EventKind};
-use crate::store::{Amend, Amended, Limits, Retention, Store};
+use crate::store::{Amend, Amended, Limits, Query, Retention, Store};
 use crate::transport::{CredentialDesk, Transport};
+
+pub(crate) use principals::Principals;
 
 /// A dead letter: an action that will not be tried again until somebody acts.
 #[derive(Clone, Debug)]
@@ -94,6 +98,8 @@ pub(crate) struct Options {
     pub(crate) key_header: HeaderName,
     pub(crate) key_form: KeyForm,
     pub(crate) draining: Draining,
+    /// Everything is sealed on disk: credentials may be stored.
+    pub(crate) is_sealed: bool,
     pub(crate) classifier: Option<Arc<dyn Classifier>>,
     pub(crate) lane_by: Option<LaneRule>,
     pub(crate) on_dead_letter: Option<LetterCallback>,
@@ -104,7 +110,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for another origin.
+    /// [`ErrorKind::Invalid`] for another origin.
     pub(crate) fn allows(&self, origin: &Origin) -> Result<()> {
         if *origin == self.base_origin || self.allowed_origins.contains(origin) {
             return Ok(());
@@ -150,6 +156,7 @@ pub(crate) struct Parts {
     /// The timer that the worker sleeps on, in milliseconds; the end of time while it is awake, or has none.
     sleeps_until: AtomicU64,
     gates: Mutex<GateBook>,
+    principals: Mutex<Principals>,
     dice: Mutex<Dice>,
     turns: Mutex<HashMap<Lane, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -179,6 +186,10 @@ impl GateBook {
 
     pub(crate) fn set(&mut self, gate: Gate) {
         self.gates.insert(gate.key.clone(), gate);
+    }
+
+    pub(crate) fn remove(&mut self, key: &GateKey) {
+        self.gates.remove(key);
     }
 
     pub(crate) fn origin(&self, origin: &Origin) -> Option<&Gate> {
@@ -247,6 +258,7 @@ impl Parts {
             wake: Notify::new(),
             sleeps_until: AtomicU64::new(u64::MAX),
             gates: Mutex::new(gates),
+            principals: Mutex::default(),
             dice: Mutex::new(dice),
             turns: Mutex::default(),
         }
@@ -258,6 +270,23 @@ impl Parts {
 
     pub(crate) fn gates(&self) -> MutexGuard<'_, GateBook> {
         self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn principals(&self) -> MutexGuard<'_, Principals> {
+        self.principals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// May something be sent on behalf of `principal` now?
+    pub(crate) fn is_active(&self, principal: Option<&str>) -> bool {
+        self.principals().allows(principal)
+    }
+
+    /// Makes another principal the active one. Nothing of the one before starts any more when it returns.
+    pub(crate) fn switch_principal(&self, principal: Option<String>) {
+        self.principals().switch(principal);
+        self.wake.notify_one();
     }
 
     pub(crate) fn dice(&self) -> MutexGuard<'_, Dice> {
@@ -286,7 +315,7 @@ impl Parts {
 
     /// # Errors
     ///
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) once a shutdown has begun.
+    /// [`ErrorKind::Closed`] once a shutdown has begun.
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.is_closing.load(Ordering::Acquire) {
             Err(Error::closed())
@@ -308,7 +337,8 @@ impl Parts {
         principal: Option<&str>,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        if self.is_paused() || *self.mode.borrow() == ConnectivityMode::Offline {
+        let is_offline = *self.mode.borrow() == ConnectivityMode::Offline;
+        if self.is_paused() || is_offline || !self.is_active(principal) {
             return None;
         }
         let gates = self.gates();
@@ -393,23 +423,67 @@ impl Parts {
             Some(_) => Some(self.pausing.lock().await),
             None => None,
         };
+        let is_forgetting = matches!(change, Amend::Forget { .. });
+        if let Amend::Reencrypt { .. } = change {
+            return self.store.amend(change).await;
+        }
         let amended = self.store.amend(change).await?;
         if let (Some(paused), Some(mut count)) = (pause, pausing) {
             self.is_paused.store(paused, Ordering::Release);
             *count += 1;
         }
         self.publish_totals().await;
-        if let Amended::Done(records) = &amended {
+        if let Amended::Done(records) | Amended::More(records) = &amended {
             for record in records {
-                match record.state {
-                    State::Cancelled { .. } => self.hub.publish(record, EventKind::Cancelled, now),
-                    State::Queued { .. } => self.hub.publish(record, EventKind::Queued, now),
-                    _ => {}
+                if is_forgetting {
+                    self.publish_evicted(record, now);
+                    continue;
                 }
+                let kind = match record.state {
+                    State::Cancelled { .. } => EventKind::Cancelled,
+                    State::Queued { .. } => EventKind::Queued,
+                    _ => continue,
+                };
+                self.hub.publish(record, kind, now);
             }
             self.wake.notify_one();
         }
         Ok(amended)
+    }
+
+    /// `record` is as it was before it went.
+    fn publish_evicted(&self, record: &Record, now: Timestamp) {
+        if record.state.is_pending() {
+            let mut last = record.clone();
+            last.revision += 1;
+            self.hub.publish(&last, EventKind::Evicted, now);
+        }
+    }
+
+    /// Removes all that is kept of a principal, step by step. Returns how many pending actions and dead letters went.
+    pub(crate) async fn forget(self: &Arc<Self>, principal: String) -> Result<u64> {
+        let mut evicted = 0;
+        loop {
+            let change = Amend::Forget {
+                principal: principal.clone(),
+                limit: Query::LIMIT_MAX,
+            };
+            let (records, is_done) = match self.amend(change).await? {
+                Amended::Done(records) => (records, true),
+                Amended::More(records) => (records, false),
+                _ => {
+                    let text = "the store did not say that the principal is forgotten";
+                    return Err(Error::new(ErrorKind::Storage, text));
+                }
+            };
+            let is_open = |record: &&Record| record.state.is_pending() || record.state.is_dead();
+            evicted += records.iter().filter(is_open).count() as u64;
+            if is_done {
+                let key = GateKey::Principal(Some(principal));
+                self.gates().remove(&key);
+                return Ok(evicted);
+            }
+        }
     }
 
     /// Takes the turn in a named lane: its direct sends go one at a time, in the order of the calls. The default lane has

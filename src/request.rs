@@ -81,13 +81,14 @@ impl std::fmt::Debug for RequestBuilder {
 impl RequestBuilder {
     pub(crate) fn new(dispatch: Arc<Dispatch>, method: Method, path: &str) -> Self {
         let request = resolve(&dispatch, path).map(|url| StoredRequest::new(method, url));
+        let principal = dispatch.desk.parts.principals().active().map(str::to_owned);
         Self {
             dispatch,
             request,
             payload: Payload::default(),
             key: None,
             lane: None,
-            principal: None,
+            principal,
             coalesce: None,
             priority: 0,
             max_retries: None,
@@ -109,7 +110,7 @@ impl RequestBuilder {
     /// Adds a header. CR, LF and NUL in the value are refused.
     ///
     /// `Authorization`, `Proxy-Authorization`, `Cookie` and values marked sensitive are credentials: they are never
-    /// stored. See [`credentials`](crate::SyncVaultBuilder::credentials).
+    /// stored, but in a sealed vault that has no provider of them. See [`credentials`](crate::SyncVaultBuilder::credentials).
     pub fn header<K, V>(self, name: K, value: V) -> Self
     where
         K: TryInto<HeaderName, Error: Into<http::Error>>,
@@ -261,7 +262,8 @@ impl RequestBuilder {
         self
     }
 
-    /// On whose behalf it is sent. Credentials are asked for and refreshed by principal.
+    /// On whose behalf it is sent. Default: the principal that was [active](crate::SyncVault::principal) when the request
+    /// was begun. It waits until its principal is the active one; credentials are asked for and refreshed by principal.
     pub fn principal(mut self, principal: impl Into<String>) -> Self {
         self.principal = Some(principal.into());
         self
@@ -392,14 +394,18 @@ impl RequestBuilder {
             .lane
             .or_else(|| options.lane_by.as_ref().and_then(|rule| rule(&request)));
         let lane = named.map_or_else(|| Ok(Lane::default_lane()), Lane::new)?;
+        let principal = self.principal.map(|p| word("principal", p)).transpose()?;
+        if let Some(principal) = &principal {
+            self.dispatch.desk.parts.principals().welcome(principal);
+        }
         let retries = self.max_retries.unwrap_or(options.policy.max_retries);
         let draft = Draft {
             request,
             own_credentials,
             key,
-            lane,
+            lane: lane.of_principal(principal.as_deref()),
             origin,
-            principal: self.principal.map(|p| word("principal", p)).transpose()?,
+            principal,
             coalesce: self
                 .coalesce
                 .map(|c| word("coalescing key", c))
@@ -468,7 +474,10 @@ fn check_size(what: &str, bytes: u64, max: u64) -> Result<()> {
     )))
 }
 
-fn word(what: &str, text: String) -> Result<String> {
+/// # Errors
+///
+/// [`ErrorKind::Invalid`] for an empty or long text, and for control characters.
+pub(crate) fn word(what: &str, text: String) -> Result<String> {
     if text.is_empty() || text.len() > WORD_BYTES_MAX || text.chars().any(char::is_control) {
         let text = format!("a {what} has 1 to {WORD_BYTES_MAX} bytes and no control characters");
         return Err(Error::invalid(text));

@@ -66,7 +66,7 @@ impl Ticket {
             parts,
             id: record.id,
             key: record.effective_key(),
-            lane: record.lane.clone(),
+            lane: record.lane.bare(),
         }
     }
 
@@ -135,7 +135,9 @@ impl Ticket {
             loop {
                 tokio::select! {
                     event = events.next() => match event.map(|event| event.kind) {
-                        Some(EventKind::Returned { .. }) => return Err(self.forgotten()),
+                        Some(EventKind::Returned { .. } | EventKind::Evicted) => {
+                            return Err(self.forgotten());
+                        }
                         Some(kind) => is_over = kind.is_terminal(),
                         None => break,
                     },

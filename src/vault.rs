@@ -2,6 +2,7 @@
 
 #[cfg(feature = "sqlite")]
 mod outbox;
+mod principals;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::sync::oneshot;
 
-use crate::action::{Action, ActionId, Lane, Ledger, Origin, State, WireState};
+use crate::action::{Action, ActionId, Lane, Ledger, Origin, State, WireState, scoped_key};
 use crate::clock::Timestamp;
 use crate::dead_letters::DeadLetters;
 use crate::decide::{GateKey, GateReason};
@@ -93,6 +94,8 @@ pub enum WhyPending {
         /// Until when.
         until: Timestamp,
     },
+    /// Another principal is the active one, or none is: see [`SyncVault::principal`].
+    PrincipalNotActive,
     /// Its principal waits for credentials.
     PrincipalWaits {
         /// Until when.
@@ -283,6 +286,9 @@ impl SyncVault {
             State::InFlight { attempt, .. } => return Ok(WhyPending::InFlight { attempt }),
             ended => return Ok(WhyPending::Ended(ended)),
         };
+        if !parts.is_active(record.principal.as_deref()) {
+            return Ok(WhyPending::PrincipalNotActive);
+        }
         let lane = parts.store.lane(record.lane.clone()).await?;
         if let Some(by) = lane.blocked_by {
             return Ok(WhyPending::LaneBlocked { by });
@@ -342,7 +348,7 @@ impl SyncVault {
     pub async fn cancel(&self, id: ActionId) -> Result<Cancellation> {
         let now = self.parts().now();
         match self.parts().amend(Amend::Cancel { id, now }).await? {
-            Amended::Done(_) => Ok(Cancellation::Cancelled),
+            Amended::Done(_) | Amended::More(_) => Ok(Cancellation::Cancelled),
             Amended::NotNow(record) if record.state.is_pending() => {
                 Ok(Cancellation::MayHaveBeenSent)
             }
@@ -420,7 +426,8 @@ impl SyncVault {
         follow(&self.parts().hub, self.parts().store.clone(), Find::Id(id)).await
     }
 
-    /// As [`events_for`](Self::events_for), by idempotency key. A key that is not known yet is waited for.
+    /// As [`events_for`](Self::events_for), by idempotency key, of the active principal if there is one. A key that is not
+    /// known yet is waited for.
     ///
     /// # Errors
     ///
@@ -429,7 +436,7 @@ impl SyncVault {
         let key = key.into();
         let find = match key.parse::<ActionId>() {
             Ok(id) if self.parts().store.get(Find::Id(id)).await?.is_some() => Find::Id(id),
-            _ => Find::Key(key),
+            _ => Find::Key(scoped_key(self.parts().principals().active(), &key)),
         };
         follow(&self.parts().hub, self.parts().store.clone(), find).await
     }
@@ -563,13 +570,14 @@ impl SyncVault {
         Err(Error::new(ErrorKind::Closed, text))
     }
 
-    /// What one lane holds: how many actions, which is first, and what blocks it.
+    /// What one lane of the active principal holds: how many actions, which is first, and what blocks it.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] for a bad name; storage errors.
     pub async fn lane(&self, name: impl AsRef<str>) -> Result<crate::store::LaneTotals> {
-        self.parts().store.lane(Lane::new(name)?).await
+        let lane = Lane::new(name)?.of_principal(self.parts().principals().active());
+        self.parts().store.lane(lane).await
     }
 }
 

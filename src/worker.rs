@@ -236,13 +236,11 @@ impl Worker {
             && self.stopping.is_none()
             && slots > 0
             && (is_asked || !(offline || on_request));
-        may.then(|| {
-            let (origin_slots, forced) = (self.origin_slots(), self.forced.clone());
-            Lease {
-                slots,
-                origin_slots,
-                forced,
-            }
+        may.then(|| Lease {
+            slots,
+            origin_slots: self.origin_slots(),
+            forced: self.forced.clone(),
+            whose: self.parts.principals().whose(),
         })
     }
 
@@ -296,8 +294,9 @@ impl Worker {
             {
                 self.probing.start(&self.parts, origin.clone());
             }
-            if let Some(record) = record {
-                self.publish_settled(finished, record, now);
+            match record {
+                Some(record) => self.publish_settled(finished, record, now),
+                None => finished.tell(),
             }
         }
         for record in &done.expired {
@@ -474,6 +473,7 @@ impl Worker {
             return;
         }
         let counts = *self.parts.hub.status().counts();
+        let is_offline = *self.parts.mode.borrow() == ConnectivityMode::Offline;
         let is_away = !self.origins_closed_for(GateReason::Unreachable).is_empty();
         let stopped = match next_due {
             _ if self.stopping.is_some() => Stopped::Closed,
@@ -482,6 +482,8 @@ impl Worker {
             _ if is_away => Stopped::Offline,
             Some(until) => Stopped::Waiting { until },
             None if counts.blocked_lanes > 0 => Stopped::Blocked,
+            // Time cannot help, and nothing stands in the way that will go by itself.
+            None if self.running.is_empty() && !is_offline => Stopped::NotActive,
             None => Stopped::Offline,
         };
         self.passes.end(counts.pending, stopped);

@@ -1,5 +1,7 @@
 //! What is kept of a server's answer: status, chosen headers, the start of the body.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 
 /// The kept part of an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Answer {
     /// The status.
@@ -26,6 +28,18 @@ pub struct Answer {
     /// When it came.
     #[serde(default)]
     pub at: Timestamp,
+}
+
+/// Without header values and body: they stay out of logs.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("status", &self.status)
+            .field("body_bytes", &self.body.len())
+            .field("is_truncated", &self.is_truncated)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Answer {

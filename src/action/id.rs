@@ -62,7 +62,7 @@ impl FromStr for ActionId {
 }
 
 /// The name of a lane: actions of one lane keep their order, different lanes run side by side.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Lane(Arc<str>);
 
@@ -92,6 +92,30 @@ impl Lane {
         Ok(Self(name.into()))
     }
 
+    /// A lane as a store kept it.
+    #[must_use]
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The lane of this name that belongs to a principal: lanes of different principals are apart.
+    #[must_use]
+    pub fn of_principal(&self, principal: Option<&str>) -> Self {
+        match principal {
+            Some(_) => Self(scoped(principal, &self.0).into()),
+            None => self.clone(),
+        }
+    }
+
+    /// The same without its principal: the name that the app gave.
+    #[must_use]
+    pub fn bare(&self) -> Self {
+        match unscoped(&self.0) {
+            name if name.len() == self.0.len() => self.clone(),
+            name => Self(name.into()),
+        }
+    }
+
     /// The lane of requests that name none: `default`.
     #[must_use]
     pub fn default_lane() -> Self {
@@ -101,19 +125,50 @@ impl Lane {
     /// True for the lane of requests that name none.
     #[must_use]
     pub fn is_default(&self) -> bool {
-        &*self.0 == "default"
+        unscoped(&self.0) == "default"
     }
 
-    /// The name.
+    /// What the lane is known by: its name, and before it the principal that it belongs to, if any, and U+001F.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
+/// Between a principal and a name. No name holds a control character.
+const SCOPE: char = '\u{1f}';
+
+/// An idempotency key as a store knows it: keys of different principals are apart. A key that is an id stays one: it may
+/// be that of an action that was given none.
+pub(crate) fn scoped_key(principal: Option<&str>, key: &str) -> String {
+    match key.parse::<ActionId>() {
+        Ok(_) => key.to_owned(),
+        Err(_) => scoped(principal, key),
+    }
+}
+
+fn scoped(principal: Option<&str>, name: &str) -> String {
+    match principal {
+        Some(principal) => format!("{principal}{SCOPE}{name}"),
+        None => name.to_owned(),
+    }
+}
+
+/// The name without its principal.
+pub(crate) fn unscoped(text: &str) -> &str {
+    text.rsplit_once(SCOPE).map_or(text, |(_, name)| name)
+}
+
+/// Without the principal: names of users stay out of logs.
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lane").field(&unscoped(&self.0)).finish()
+    }
+}
+
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(unscoped(&self.0))
     }
 }
 

@@ -13,6 +13,7 @@ mod view;
 pub use answer::Answer;
 pub use body::{Body, BodyFile, Piece};
 pub use frame::{FRAME_FORMAT, Frame, FrameKind};
+pub(crate) use id::scoped_key;
 pub use id::{ActionId, Lane, Origin};
 pub use ledger::{Counts, Ledger};
 pub use record::Record;

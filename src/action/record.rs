@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::frame::{Frame, FrameKind};
-use super::id::{ActionId, Lane, Origin};
+use super::id::{ActionId, Lane, Origin, unscoped};
 use super::state::{State, WireState};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,10 +25,11 @@ pub struct Record {
     pub revision: u64,
     /// The place in the queue, given by the store: lanes go by it.
     pub seq: u64,
-    /// The idempotency key as the index knows it: the caller's key, or nothing when the id is the key.
+    /// The idempotency key as the index knows it: the caller's key, or nothing when the id is the key. With a principal,
+    /// the principal and U+001F stand before it: keys of different principals are apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// The lane.
+    /// The lane, [of its principal](Lane::of_principal).
     pub lane: Lane,
     /// The origin it goes to.
     pub origin: Origin,
@@ -85,6 +86,10 @@ pub struct Record {
     /// Length of the kept answer.
     #[serde(default)]
     pub answer_bytes: u64,
+    /// Length of the encoded request before it was sealed; nothing when it is not. Then the store's lengths and weights are
+    /// those before the sealing too: see [`unsealed_bytes`](Self::unsealed_bytes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_bytes: Option<u64>,
     /// The encoded request ([`StoredRequest`](super::StoredRequest)), opaque to the store.
     #[serde(skip)]
     pub content: Bytes,
@@ -98,6 +103,9 @@ fn nil() -> ActionId {
 }
 
 impl Record {
+    /// What sealing adds to a value: version, key id, nonce and tag. Part of the format.
+    pub const SEAL_BYTES: usize = 1 + 4 + 24 + 16;
+
     /// A queued record with the given content. The rest has its defaults; set what differs.
     #[must_use]
     pub fn new(
@@ -133,6 +141,7 @@ impl Record {
             fingerprint: String::new(),
             body_bytes: 0,
             answer_bytes: 0,
+            head_bytes: None,
             content,
             extra: Map::new(),
         }
@@ -141,7 +150,27 @@ impl Record {
     /// What it weighs against the byte limit: body and encoded request.
     #[must_use]
     pub fn weight(&self) -> u64 {
-        self.body_bytes + self.content.len() as u64
+        let head_bytes = self.head_bytes.unwrap_or(self.content.len() as u64);
+        self.body_bytes + head_bytes
+    }
+
+    /// The length of a body or an answer of it that takes `stored` bytes: what sealing adds does not count.
+    #[must_use]
+    pub fn unsealed_bytes(&self, stored: u64) -> u64 {
+        stored.saturating_sub(self.seal_bytes())
+    }
+
+    /// The reverse: how many bytes are stored of a body or an answer of this length.
+    #[must_use]
+    pub fn stored_bytes(&self, unsealed: u64) -> u64 {
+        unsealed + self.seal_bytes()
+    }
+
+    fn seal_bytes(&self) -> u64 {
+        match self.head_bytes {
+            Some(_) => Self::SEAL_BYTES as u64,
+            None => 0,
+        }
     }
 
     /// Attempt and epoch of its lease; zeros when it is not in flight, which no lease has.
@@ -156,7 +185,14 @@ impl Record {
     /// The idempotency key: the caller's, or the id.
     #[must_use]
     pub fn effective_key(&self) -> String {
-        self.key.clone().unwrap_or_else(|| self.id.to_string())
+        self.caller_key()
+            .map_or_else(|| self.id.to_string(), str::to_owned)
+    }
+
+    /// The key that the caller gave.
+    #[must_use]
+    pub fn caller_key(&self) -> Option<&str> {
+        self.key.as_deref().map(unscoped)
     }
 
     /// The earliest time of the next attempt, for a queued action.

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A request without its body, as the queue keeps it. Credentials are never part of it.
+/// A request without its body, as the queue keeps it. Credentials are part of it in a sealed vault only.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredRequest {
@@ -33,6 +34,9 @@ struct Encoded<'a> {
     headers: Vec<(String, HeaderText)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
+    /// Names of headers whose values are credentials: only in a sealed vault.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sensitive: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tag: Option<String>,
 }
@@ -72,12 +76,25 @@ impl StoredRequest {
             method: self.method.as_str().into(),
             url: self.url.as_str().into(),
             headers: headers.collect(),
+            sensitive: self.sensitive(),
             timeout_ms: self
                 .timeout
                 .map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
             tag: self.tag.clone(),
         };
         serde_json::to_vec(&encoded).map_err(|e| unusable("cannot be encoded").with_source(e))
+    }
+
+    /// The names of headers that hold a secret.
+    fn sensitive(&self) -> Vec<String> {
+        let is_secret = |name: &HeaderName, value: &HeaderValue| {
+            value.is_sensitive() || [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(name)
+        };
+        let secret = self
+            .headers
+            .iter()
+            .filter(|(name, value)| is_secret(name, value));
+        secret.map(|(name, _)| name.as_str().to_owned()).collect()
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
@@ -92,7 +109,9 @@ impl StoredRequest {
         for (name, value) in encoded.headers {
             let name = HeaderName::try_from(name)
                 .map_err(|e| unusable("has a bad header name").with_source(e))?;
-            headers.append(name, value.value()?);
+            let mut value = value.value()?;
+            value.set_sensitive(encoded.sensitive.iter().any(|one| one == name.as_str()));
+            headers.append(name, value);
         }
         Ok(Self {
             method: encoded
@@ -114,7 +133,6 @@ impl std::fmt::Debug for StoredRequest {
             .field("method", &self.method)
             .field("host", &self.url.host_str())
             .field("path", &self.url.path())
-            .field("tag", &self.tag)
             .finish_non_exhaustive()
     }
 }

@@ -30,7 +30,7 @@ pub struct Action {
     pub method: Method,
     /// The whole URL.
     pub url: Url,
-    /// The headers that are kept. Credentials are never among them.
+    /// The headers that are kept. Credentials are among them in a sealed vault only.
     pub headers: HeaderMap,
     /// Its own total timeout, if it set one.
     pub timeout: Option<Duration>,
@@ -72,7 +72,6 @@ impl std::fmt::Debug for Action {
             .field("method", &self.method)
             .field("origin", &self.origin)
             .field("path", &self.url.path())
-            .field("tag", &self.tag)
             .field("state", &self.state)
             .field("wire_state", &self.wire_state)
             .field("attempts", &self.attempts)
@@ -92,7 +91,7 @@ impl Action {
         Ok(Self {
             id: record.id,
             key: record.effective_key(),
-            lane: record.lane.clone(),
+            lane: record.lane.bare(),
             origin: record.origin.clone(),
             principal: record.principal.clone(),
             method: request.method,

@@ -29,6 +29,8 @@ pub enum FailureKind {
     Body,
     /// The app's provider of credentials failed.
     Credentials,
+    /// It was not sent: another principal became the active one before it left.
+    NotActive,
     /// This machine is short of something (file descriptors, memory): not the server's trouble, nor the action's.
     Local,
     /// Something else, and bytes may have left.
@@ -37,7 +39,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -48,6 +50,7 @@ impl FailureKind {
         Self::Invalid,
         Self::Body,
         Self::Credentials,
+        Self::NotActive,
         Self::Local,
         Self::Other,
     ];
@@ -68,6 +71,7 @@ impl FailureKind {
             | Self::ConnectTimeout
             | Self::Invalid
             | Self::Credentials
+            | Self::NotActive
             | Self::Local => true,
             Self::Timeout | Self::Interrupted | Self::Redirect | Self::Body | Self::Other => false,
         }
@@ -87,6 +91,7 @@ impl fmt::Display for FailureKind {
             Self::Invalid => "request cannot be built",
             Self::Body => "kept body is damaged",
             Self::Credentials => "provider of credentials failed",
+            Self::NotActive => "its principal is not the active one",
             Self::Local => "this machine is short of resources",
             Self::Other => "failed, bytes may have left",
         })

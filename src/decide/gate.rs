@@ -1,6 +1,8 @@
 //! Gates: what must be open for an action to leave. One per origin, one per principal. Kept on disk,
 //! so that a restart loop cannot hammer a server.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -8,7 +10,7 @@ use crate::action::Origin;
 use crate::clock::Timestamp;
 
 /// What a gate is for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum GateKey {
@@ -16,6 +18,17 @@ pub enum GateKey {
     Origin(Origin),
     /// Everything that is sent on behalf of a principal; nothing = the vault without principals.
     Principal(Option<String>),
+}
+
+/// Without the principal: names of users stay out of logs.
+impl fmt::Debug for GateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Origin(origin) => f.debug_tuple("Origin").field(origin).finish(),
+            Self::Principal(Some(_)) => f.write_str("Principal(..)"),
+            Self::Principal(None) => f.write_str("Principal(None)"),
+        }
+    }
 }
 
 /// Why a gate is closed.

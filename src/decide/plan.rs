@@ -147,8 +147,13 @@ fn own_wait(
     dice: &mut Dice,
 ) -> Duration {
     let record = situation.record;
-    if let Observed::Failure(FailureKind::Local) = situation.observed {
-        return LOCAL_BACKOFF.delay(1, Duration::ZERO, dice);
+    match situation.observed {
+        Observed::Failure(FailureKind::Local) => {
+            return LOCAL_BACKOFF.delay(1, Duration::ZERO, dice);
+        }
+        // What it waits for is its principal, not time.
+        Observed::Failure(FailureKind::NotActive) => return Duration::ZERO,
+        _ => {}
     }
     let attempt = match counts {
         Counted::Yes => record.attempts_counted.saturating_add(1),

@@ -261,7 +261,7 @@ fn of_failure(kind: FailureKind) -> Verdict {
             })
         }
         FailureKind::Credentials => Verdict::Hold,
-        FailureKind::Local => retry(Counted::No),
+        FailureKind::NotActive | FailureKind::Local => retry(Counted::No),
     }
 }
 

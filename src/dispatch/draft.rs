@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::action::{Lane, Origin, Record, State, StoredRequest};
+use crate::action::{Lane, Origin, Record, State, StoredRequest, scoped_key};
 use crate::attempt::{self, Outgoing};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,6 +18,7 @@ pub(crate) struct Draft {
     pub(crate) request: StoredRequest,
     pub(crate) own_credentials: HeaderMap,
     pub(crate) key: Option<String>,
+    /// Of its principal.
     pub(crate) lane: Lane,
     pub(crate) origin: Origin,
     pub(crate) principal: Option<String>,
@@ -29,15 +30,22 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// What may be queued must not carry credentials; with a provider they are stamped on later.
+    /// What may be queued must not carry credentials: with a provider they are stamped on later. In a sealed vault without one
+    /// they stay.
     pub(super) fn drop_credentials(&mut self, parts: &Parts) -> Result<()> {
         let Some(name) = self.own_credentials.keys().next() else {
             return Ok(());
         };
+        if parts.desk.is_none() && parts.options.is_sealed {
+            self.request
+                .headers
+                .extend(std::mem::take(&mut self.own_credentials));
+            return Ok(());
+        }
         if parts.desk.is_none() {
             let text = format!(
                 "the header {name} is a credential, which is never stored: give the vault \
-                 `credentials(..)`, or send with `delivery(Delivery::Never)`"
+                 `credentials(..)` or `encryption(..)`, or send with `delivery(Delivery::Never)`"
             );
             return Err(Error::new(ErrorKind::CredentialsInRequest, text));
         }
@@ -54,7 +62,7 @@ impl Draft {
             content,
             now,
         );
-        record.key = self.key.clone();
+        record.key = self.scoped_key();
         record.principal = self.principal.clone();
         record.coalesce = self.coalesce.clone();
         record.priority = self.priority;
@@ -80,6 +88,12 @@ impl Draft {
         }
         body.print(&mut hash);
         hash.finalize().to_hex().as_str()[..32].to_owned()
+    }
+
+    /// The key as the store knows it: keys of different principals are apart.
+    pub(super) fn scoped_key(&self) -> Option<String> {
+        let key = self.key.as_deref()?;
+        Some(scoped_key(self.principal.as_deref(), key))
     }
 
     pub(super) fn outgoing(&self, record: &Record, body: &KeptBody) -> Outgoing {

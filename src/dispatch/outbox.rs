@@ -30,7 +30,7 @@ impl Dispatch {
         let now = parts.now();
         let body = payload.keep_bytes(parts)?;
         let record = draft.record(&body, now)?;
-        let append = self.desk.to_append(record, body.hand_over(), now);
+        let append = self.desk.to_append(record, body.hand_over(), now)?;
         match store.append_in(transaction, append)? {
             Appended::Queued { record, .. } | Appended::Known { record } => {
                 Ok(Ticket::of(parts.clone(), &record))

@@ -11,6 +11,7 @@ use futures_util::stream;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{Event, EventHub, known};
+use crate::action::scoped_key;
 use crate::error::Result;
 use crate::store::{Find, Store};
 
@@ -115,7 +116,7 @@ impl Follower {
     fn is_mine(&self, event: &Event) -> bool {
         let is_same = match &self.find {
             Find::Id(id) => event.action_id == *id,
-            Find::Key(key) => event.key == *key,
+            Find::Key(key) => scoped_key(event.owner.0.as_deref(), &event.key) == *key,
         };
         is_same && self.revision.is_none_or(|seen| event.revision > seen)
     }

@@ -87,6 +87,11 @@ impl Bodies {
         format!("{id}.{:08x}{number:08x}.{}", self.run, kind.name())
     }
 
+    /// A path beside the directory, in that of the vault.
+    pub(super) fn beside(&self, name: &str) -> Option<PathBuf> {
+        self.dir.parent().map(|dir| dir.join(name))
+    }
+
     /// Writes a value. Its name is durable after [`sync`](Self::sync).
     pub(super) fn write(&self, id: ActionId, kind: FileKind, value: &Bytes) -> Result<FileRef> {
         let name = self.new_name(id, kind);

@@ -8,6 +8,8 @@ mod appending;
 )]
 mod bodies;
 mod change;
+#[cfg(feature = "encrypt")]
+pub mod crypt;
 #[cfg_attr(
     not(all(feature = "sled", feature = "sqlite")),
     allow(dead_code, reason = "only stores on disk have a directory")
@@ -34,7 +36,7 @@ pub use sled::{SledOptions, SledStore};
 pub use snapshot::{Chunks, Snapshot, Source};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Access, SqliteOptions, SqliteStore};
-pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle, Urgency};
+pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle, Urgency, Whose};
 
 use std::any::Any;
 use std::fmt;
@@ -129,6 +131,13 @@ pub trait Store: Any + fmt::Debug + Send + Sync {
     /// What is in one lane, without a scan.
     fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals>;
 
+    /// The keyring of a sealed vault, as it was given; nothing for a plain one. Works before `open` too.
+    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>>;
+
+    /// Keeps a keyring in place of the one before. What was before is overwritten as far as the medium lets us: that is how
+    /// keys are destroyed. Works before `open` too.
+    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()>;
+
     /// Ends the run: everything is on disk and the directory is unlocked when it returns. Later verbs fail with
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). Closing twice is fine.
     fn close(&self) -> StoreFuture<'_, ()>;
@@ -154,6 +163,8 @@ pub struct Opened {
     pub gates: Vec<Gate>,
     /// Actions whose attempt a crash cut off.
     pub reclaimed: Vec<ActionId>,
+    /// Principals whose [forgetting](Amend::Forget) was begun and not ended, by a run before or by this `open`.
+    pub forgetting: Vec<String>,
     /// False when the ledger that was found does not add up: something was lost without a name.
     pub is_balanced: bool,
 }
@@ -166,6 +177,7 @@ impl Default for Opened {
             is_paused: false,
             gates: Vec::new(),
             reclaimed: Vec::new(),
+            forgetting: Vec::new(),
             is_balanced: true,
         }
     }
@@ -257,6 +269,14 @@ macro_rules! delegate_store {
 
             fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals> {
                 self.store.lane(lane)
+            }
+
+            fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+                self.store.keyring()
+            }
+
+            fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
+                self.store.set_keyring(keyring)
             }
 
             fn close(&self) -> StoreFuture<'_, ()> {

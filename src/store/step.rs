@@ -1,5 +1,6 @@
 //! Values of `Store::advance`: what a worker settles, leases and learns in one commit.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,6 +86,41 @@ pub struct Lease {
     pub origin_slots: Vec<(Origin, usize)>,
     /// Origins whose gate counts as open for this lease, whatever it says.
     pub forced: Vec<Origin>,
+    /// On whose behalf.
+    pub whose: Whose,
+}
+
+/// On whose behalf actions are leased. Those of nobody in particular always are.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Whose {
+    /// Everybody's.
+    #[default]
+    Everybody,
+    /// This principal's; nothing = of no principal at all.
+    Only(Option<String>),
+}
+
+impl Whose {
+    /// True when actions of this principal may be leased.
+    #[must_use]
+    pub fn allows(&self, principal: Option<&str>) -> bool {
+        match self {
+            Self::Everybody => true,
+            Self::Only(active) => principal.is_none() || principal == active.as_deref(),
+        }
+    }
+}
+
+/// Without the principal: names of users stay out of logs.
+impl fmt::Debug for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Everybody => "Everybody",
+            Self::Only(Some(_)) => "Only(..)",
+            Self::Only(None) => "Only(None)",
+        })
+    }
 }
 
 /// The result of one attempt.
@@ -140,7 +176,7 @@ pub struct Advanced {
     pub leased: Vec<Leased>,
     /// Actions that expired on the way.
     pub expired: Vec<Record>,
-    /// The earliest time at which something can be leased: gates and origin slots count. Nothing when time cannot help.
+    /// The earliest time at which something can be leased: gates, origin slots and `whose` count. Nothing when time cannot help.
     /// Not after now when the slots of the lease were the limit: the next settle helps then, not time.
     pub next_due: Option<Timestamp>,
     /// The earliest time at which a queued action expires.

@@ -31,6 +31,8 @@ pub enum Verb {
     Lane,
     Snapshot,
     Chunks,
+    Keyring,
+    SetKeyring,
     Close,
 }
 
@@ -251,6 +253,14 @@ impl Store for FaultyStore {
 
     fn chunks(&self, file: BodyFile) -> StoreFuture<'_, Chunks> {
         self.call(Verb::Chunks, move |store| store.chunks(file))
+    }
+
+    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+        self.call(Verb::Keyring, |store| store.keyring())
+    }
+
+    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
+        self.call(Verb::SetKeyring, move |store| store.set_keyring(keyring))
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

@@ -118,14 +118,13 @@ pub struct CredentialRequest {
     pub refresh: Refresh,
 }
 
-/// Method, host, path and principal: query strings, header values and bodies stay out of logs.
+/// Method, host and path: principals, query strings, header values and bodies stay out of logs.
 impl fmt::Debug for CredentialRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CredentialRequest")
             .field("method", &self.method)
             .field("host", &self.url.host_str())
             .field("path", &self.url.path())
-            .field("principal", &self.principal)
             .field("refresh", &self.refresh)
             .finish_non_exhaustive()
     }

@@ -216,7 +216,6 @@ impl fmt::Debug for CredentialDesk {
 impl fmt::Debug for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Generation")
-            .field("principal", &self.line.principal)
             .field("number", &self.number)
             .finish()
     }

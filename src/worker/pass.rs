@@ -37,6 +37,8 @@ pub enum Stopped {
     Offline,
     /// The app paused the vault.
     Paused,
+    /// What is left belongs to principals that are not active.
+    NotActive,
     /// What is left waits behind dead letters that block their lanes.
     Blocked,
     /// The vault is shutting down.

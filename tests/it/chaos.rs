@@ -2,7 +2,7 @@
 //! has a fact of its own.
 
 #[cfg(feature = "sled")]
-mod canary;
+pub(crate) mod canary;
 mod dice;
 mod history;
 mod lives;

@@ -46,6 +46,21 @@ async fn run(store: Kind) {
     assert!(found.is_empty(), "seed {seed}: {found:#?}");
 }
 
+/// An eighth of the kills: what sealing adds is the keyring, and that is written once.
+#[cfg(feature = "encrypt")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealed_vault_loses_nothing_by_kill_9_either() {
+    let cycles = number("SYNCVAULT_CRASH_CYCLES").unwrap_or(200).div_ceil(8);
+    let seed = number("SYNCVAULT_CRASH_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let mut suite = Suite::new(seed, child::Kind::Sled).await;
+    suite.is_sealed = true;
+    for cycle in 1..=u32::try_from(cycles).expect("a count") {
+        suite.kill_once(cycle).await;
+    }
+    let found = suite.finish().await;
+    assert!(found.is_empty(), "seed {seed}: {found:#?}");
+}
+
 struct Suite {
     dir: tempfile::TempDir,
     server: ChaosServer,
@@ -54,6 +69,7 @@ struct Suite {
     kills_in_recovery: u32,
     seed: u64,
     store: Kind,
+    is_sealed: bool,
 }
 
 impl Suite {
@@ -68,6 +84,7 @@ impl Suite {
             kills_in_recovery: 0,
             seed,
             store,
+            is_sealed: false,
         }
     }
 
@@ -82,6 +99,7 @@ impl Suite {
             bytes_max: 48 * 1024,
             store: self.store,
             tribe: String::new(),
+            is_sealed: self.is_sealed,
         }
     }
 

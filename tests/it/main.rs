@@ -21,6 +21,9 @@ mod power_cut;
 /// Several processes on one SQLite file, killed and relieved.
 #[cfg(feature = "sqlite")]
 mod processes;
+/// Encryption at rest: keys, rotation, tampering, forgetting, and no secret left in clear.
+#[cfg(feature = "encrypt")]
+mod sealed;
 /// Every rule of the public store contract, on each store of the crate.
 #[cfg(feature = "test-util")]
 mod store_contract;

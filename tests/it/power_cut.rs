@@ -173,6 +173,7 @@ impl<'r> Vault<'r> {
             bytes_max,
             store: rig.store,
             tribe: String::new(),
+            is_sealed: false,
         };
         Self {
             rig,

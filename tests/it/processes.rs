@@ -49,6 +49,7 @@ async fn processes_on_one_file_relieve_each_other_and_lose_nothing() {
     server.keep_digests().script(misbehave(seed));
     let dir = tempfile::tempdir().expect("a directory");
     let job = |tribe: &str| Job {
+        is_sealed: false,
         dir: dir.path().join("vault"),
         url: server.url(),
         cycle: 0,

@@ -1,5 +1,7 @@
 //! The contract suite on the stores of the crate: every rule a test of its own, in both kinds of runtime.
 
+#[cfg(feature = "encrypt")]
+mod sealed;
 #[cfg(feature = "sled")]
 mod sled;
 #[cfg(feature = "sqlite")]

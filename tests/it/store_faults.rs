@@ -12,9 +12,13 @@ use story::Story;
 /// Goal: no single failure of the store loses, doubles, reorders or strands an action. Method: one story that uses most
 /// of the vault, told again and again, with another store call failing each time.
 async fn survives_at_every_call(fault: Fault) {
+    survives(fault, Story::new).await;
+}
+
+async fn survives(fault: Fault, story: impl AsyncFn() -> Story) {
     let mut hits = std::collections::BTreeMap::<String, u32>::new();
     for nth in 1.. {
-        let mut story = Story::new().await;
+        let mut story = story().await;
         story.faults.fail_at(nth, fault);
         story.tell().await;
         let fired = story.faults.fired();
@@ -62,4 +66,12 @@ async fn a_store_poisoned_before_the_effect_costs_a_restart() {
 #[tokio::test(start_paused = true)]
 async fn a_store_poisoned_after_the_effect_costs_a_restart() {
     survives_at_every_call(Fault::PoisonedAfter).await;
+}
+
+#[cfg(feature = "encrypt")]
+#[tokio::test(start_paused = true)]
+async fn a_sealed_vault_survives_the_same() {
+    for fault in [Fault::Once(ErrorKind::Storage), Fault::PoisonedAfter] {
+        survives(fault, Story::sealed).await;
+    }
 }

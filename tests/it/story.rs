@@ -2,6 +2,7 @@
 
 mod control;
 mod direct;
+mod principals;
 mod queue;
 mod watching;
 

@@ -240,6 +240,7 @@ fn every_failure_is_read_as_the_table_says() {
         ),
         (FailureKind::Body, false, unsendable("kept body is damaged")),
         (FailureKind::Credentials, true, Verdict::Hold),
+        (FailureKind::NotActive, true, retry(Counted::No)),
         (FailureKind::Local, true, retry(Counted::No)),
         (FailureKind::Other, false, retry(Counted::Yes)),
     ];

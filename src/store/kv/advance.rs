@@ -11,7 +11,7 @@ use crate::action::{Change, DeadReason, Origin, Record, State, WireState};
 use crate::clock::Timestamp;
 use crate::decide::{Counted, DeadLane, Settlement};
 use crate::error::Result;
-use crate::store::{Advance, Advanced, Settle};
+use crate::store::{Advance, Advanced, Settle, Whose};
 
 /// How many actions one `advance` lets expire.
 const EXPIRE_MAX: usize = 256;
@@ -41,15 +41,17 @@ impl<E: Engine> Queue<E> {
             Some(_) => self.take_turn()?,
             None => true,
         };
+        let whose = advance.lease.as_ref().map(|lease| lease.whose.clone());
         let taken = match advance.lease.filter(|_| has_turn) {
             Some(lease) => self.lease(&lease, now, &mut done)?,
             None => BTreeSet::new(),
         };
         self.trim(&advance.retention, now)?;
         self.arm(now)?;
+        let whose = whose.unwrap_or_default();
         // Whose turn it is leases what is due; time does not help here.
         done.next_due = match has_turn {
-            true => self.next_due(&taken)?,
+            true => self.next_due(&taken, &whose)?,
             false => None,
         };
         self.must_watch = self.give_turn() || !has_turn;
@@ -201,8 +203,9 @@ impl<E: Engine> Queue<E> {
             .transpose()
     }
 
-    /// The earliest time at which a head can be leased, without the origins that have no slot left.
-    fn next_due(&mut self, taken: &BTreeSet<Origin>) -> Result<Option<Timestamp>> {
+    /// The earliest time at which a head can be leased, without the origins that have no slot left and the principals
+    /// that are held.
+    fn next_due(&mut self, taken: &BTreeSet<Origin>, whose: &Whose) -> Result<Option<Timestamp>> {
         let mut next: Option<Timestamp> = None;
         for group in self.ready.groups() {
             let Some((head, _)) = self.ready.first(&self.txn, group)? else {
@@ -211,7 +214,9 @@ impl<E: Engine> Queue<E> {
             let Some(pair) = self.gates.pair(head.gate_no) else {
                 continue;
             };
-            if taken.contains(&pair.0) {
+            let principal = pair.1.as_deref();
+            let is_held = !whose.allows(principal) || self.is_forgetting(principal);
+            if is_held || taken.contains(&pair.0) {
                 continue;
             }
             let due = head.due.max(self.gates.open_at(pair, &[]));

@@ -33,6 +33,9 @@ impl<E: Engine> Queue<E> {
         if !record.state.is_dead() {
             return Ok(Amended::NotNow(record));
         }
+        if self.is_forgetting(record.principal.as_deref()) {
+            return Ok(Amended::Unknown);
+        }
         let keeps_place = self.exhume(&record)?;
         if !keeps_place {
             record.seq = self.tally.seq_next;

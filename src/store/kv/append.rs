@@ -28,7 +28,7 @@ impl<E: Engine> Queue<E> {
             return Ok(known);
         }
         let mut record = append.record;
-        record.body_bytes = body.len();
+        record.body_bytes = record.unsealed_bytes(body.len());
         let replaced = self.coalesced(&record)?;
         if let Some(limit) = self.limit_reached(&append.limits, &record, replaced.as_ref()) {
             self.refuse_body(record.id, body);
@@ -164,7 +164,8 @@ impl<E: Engine> Queue<E> {
     fn may_go_now(&mut self, record: &Record, direct: Direct, now: Timestamp) -> Result<bool> {
         let is_due = record.due().is_some_and(|due| due <= now);
         let is_wanted = record.expires.is_none_or(|expires| expires > now);
-        if direct == Direct::No || self.run.is_paused || !is_due || !is_wanted {
+        let is_held = self.run.is_paused || self.is_forgetting(record.principal.as_deref());
+        if direct == Direct::No || is_held || !is_due || !is_wanted {
             return Ok(false);
         }
         let pair = (record.origin.clone(), record.principal.clone());

@@ -68,15 +68,47 @@ impl<E: Engine> Queue<E> {
 
     /// Forgets a settled record.
     pub(super) fn unretain(&mut self, record: &Record) -> Result<()> {
+        self.unlist(record);
+        self.forget(record)
+    }
+
+    /// Takes a settled record out of the retention ring.
+    fn unlist(&mut self, record: &Record) {
         let Some(at) = settled_at(record) else {
-            return Ok(());
+            return;
         };
         let key = keys::settled(at, record.id);
         self.settled.delete(&mut self.txn, key);
         let counts = &mut self.tally.counts;
         counts.retained = counts.retained.saturating_sub(1);
         counts.retained_bytes = counts.retained_bytes.saturating_sub(record.answer_bytes);
-        self.forget(record)
+    }
+
+    /// Takes an action out of whatever part it is in; its bytes are for the caller to remove. What had no end yet is
+    /// counted as evicted.
+    pub(super) fn take_out(&mut self, record: &Record) -> Result<()> {
+        match record.state {
+            State::Queued { .. } => self.unindex_queued(record)?,
+            State::InFlight { .. } => {
+                self.in_flight.remove(&record.id);
+                self.end_attempt(record)?;
+            }
+            State::Dead { .. } => drop(self.exhume(record)?),
+            _ => {
+                self.unlist(record);
+                return Ok(());
+            }
+        }
+        if record.state.is_pending() {
+            self.leave_pending(record)?;
+        } else {
+            let dead = &mut self.tally.ledger.dead;
+            *dead = dead.saturating_sub(1);
+        }
+        self.tally.ledger.evicted += 1;
+        let counts = &mut self.tally.counts;
+        counts.bytes = counts.bytes.saturating_sub(record.weight());
+        Ok(())
     }
 
     /// Forgets settled actions beyond the retention, oldest first.

@@ -95,6 +95,11 @@ impl Gates {
         by_origin.max(by_principal).unwrap_or_default()
     }
 
+    pub(super) fn remove<E: Engine>(&mut self, txn: &mut Txn<E>, key: &GateKey) {
+        txn.delete(keys::gate(key));
+        self.gates.remove(key);
+    }
+
     /// Forgets the pairs that no ready head has.
     pub(super) fn retain<E: Engine>(&mut self, txn: &mut Txn<E>, used: &BTreeSet<u32>) {
         let unused: Vec<u32> = self

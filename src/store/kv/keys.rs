@@ -15,7 +15,7 @@
 //! z <died at><id>                      weight, and the lane's name if it blocks it: dead letters
 //! f <id>                               seq, then Place: in flight
 //! g <gate key>                         gate (JSON)
-//! m <name>                             format, run, totals, pairs
+//! m <name>                             format, run, totals, pairs, keyring
 //! q <a|b|p><id>                        quarantine: bytes that could not be read
 //! ```
 //!
@@ -45,6 +45,7 @@ pub(super) const GATES: u8 = b'g';
 
 pub(super) const FORMAT: &[u8] = b"mformat";
 pub(super) const RUN: &[u8] = b"mrun";
+pub(super) const KEYRING: &[u8] = b"mkeyring";
 pub(super) const TOTALS: &[u8] = b"mtotals";
 pub(super) const PAIRS: &[u8] = b"mpairs/";
 
@@ -210,10 +211,10 @@ impl Place {
 }
 
 pub(super) fn lane_of(name: &[u8]) -> Result<Lane> {
-    std::str::from_utf8(name)
-        .ok()
-        .and_then(|name| Lane::new(name).ok())
-        .ok_or_else(broken)
+    match std::str::from_utf8(name) {
+        Ok(name) if !name.is_empty() => Ok(Lane::from_stored(name)),
+        _ => Err(broken()),
+    }
 }
 
 /// The first key behind all keys that start with `prefix`.

@@ -63,7 +63,9 @@ impl<E: Engine> Queue<E> {
             let Some(pair) = self.gates.pair(group.0) else {
                 continue;
             };
-            if self.gates.open_at(pair, &lease.forced) <= now {
+            let is_held =
+                !lease.whose.allows(pair.1.as_deref()) || self.is_forgetting(pair.1.as_deref());
+            if !is_held && self.gates.open_at(pair, &lease.forced) <= now {
                 self.offer(group, now, choice)?;
             }
         }

@@ -6,9 +6,11 @@ mod amend;
 mod append;
 mod committer;
 mod ending;
+mod forget;
 mod front;
 mod gates;
 mod keeper;
+mod keyring;
 mod keys;
 mod lanes;
 mod lease;
@@ -18,6 +20,7 @@ mod queue;
 mod read;
 mod ready;
 mod records;
+mod reseal;
 mod txn;
 #[cfg(feature = "sqlite")]
 mod within;
@@ -27,6 +30,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -153,6 +157,8 @@ pub struct KvStore<E: Engine> {
     front: Arc<Front<E>>,
     status: Arc<Status>,
     bodies: Option<Arc<Bodies>>,
+    /// A file of its own, where there is a directory: an engine keeps what was overwritten for a while.
+    keyring: Option<PathBuf>,
     is_swept: AtomicBool,
     /// How often to look whether somebody else changed what is stored; nothing = nobody else can.
     poll: Option<Duration>,
@@ -190,6 +196,7 @@ impl<E: Engine + Send + 'static> KvStore<E> {
         Self {
             front: Arc::new(front),
             status,
+            keyring: bodies.as_ref().and_then(|bodies| bodies.beside("keyring")),
             bodies,
             is_swept: AtomicBool::new(false),
             poll: None,
@@ -349,6 +356,12 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
             Amend::Discard { id } => self.submit(move |queue| queue.discard(id)),
             Amend::Clear { limit, now } => self.submit(move |queue| queue.clear(limit, now)),
             Amend::Pause { paused } => self.submit(move |queue| queue.pause(paused)),
+            Amend::Forget { principal, limit } => {
+                self.submit(move |queue| queue.forget_principal(&principal, limit))
+            }
+            Amend::Quarantine { id } => self.submit(move |queue| queue.quarantine_action(id)),
+            change @ Amend::Reseal { .. } => self.reseal(change),
+            Amend::Reencrypt { .. } => Box::pin(std::future::ready(Ok(Amended::Done(Vec::new())))),
             Amend::Hasten { until } => self.submit(move |queue| queue.hasten(until)),
             Amend::KeepAnswer { id, answer } => {
                 let size = Size::of(std::iter::once(answer.len() as u64));
@@ -403,6 +416,23 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
 
     fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals> {
         self.submit(move |queue| queue.lane(&lane))
+    }
+
+    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+        match &self.keyring {
+            Some(file) => keyring::read(file.clone(), self.status.totals()),
+            None => self.submit(|queue| queue.txn.get(keys::KEYRING)),
+        }
+    }
+
+    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
+        match &self.keyring {
+            Some(file) => keyring::replace(file.clone(), keyring, self.status.totals()),
+            None => self.submit(move |queue| {
+                queue.txn.put(keys::KEYRING.to_vec(), keyring);
+                Ok(())
+            }),
+        }
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

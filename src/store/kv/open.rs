@@ -61,6 +61,7 @@ impl<E: Engine> Queue<E> {
             is_paused: self.run.is_paused,
             gates: self.gates.all().cloned().collect(),
             reclaimed,
+            forgetting: self.forgetting(),
             is_balanced,
         })
     }
@@ -139,7 +140,7 @@ impl<E: Engine> Queue<E> {
         self.direct.retain(|_, ids| !ids.is_empty());
     }
 
-    fn forget_unused_pairs(&mut self) -> Result<()> {
+    pub(super) fn forget_unused_pairs(&mut self) -> Result<()> {
         let mut used = BTreeSet::new();
         for group in self.ready.groups() {
             if self.ready.first(&self.txn, group)?.is_some() {

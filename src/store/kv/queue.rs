@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
+use super::forget::Forgetting;
 use super::front::Front;
 use super::gates::Gates;
 use super::keys;
@@ -26,6 +27,8 @@ const WARM_MAX: usize = 256;
 pub(super) struct Run {
     pub(super) epoch: u64,
     pub(super) is_paused: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) forgetting: Vec<Forgetting>,
 }
 
 /// Everything that is counted, one row.

@@ -207,14 +207,14 @@ impl<E: Engine> Queue<E> {
     /// Keeps an answer in place of the one before. The record is not written here.
     pub(super) fn put_answer(&mut self, record: &mut Record, answer: &Kept) -> Result<()> {
         self.drop_answer_file(record);
-        record.answer_bytes = answer.len();
+        record.answer_bytes = record.unsealed_bytes(answer.len());
         let frame = frame(FrameKind::Answer, record.id, answer)?;
         self.txn.put(keys::answer(record.id), frame);
         Ok(())
     }
 
     pub(super) fn delete_body(&mut self, record: &Record) {
-        if record.body_bytes > INLINE_BYTES_MAX {
+        if record.stored_bytes(record.body_bytes) > INLINE_BYTES_MAX {
             let body = self.body_of(record.id);
             self.drop_file(body);
         }
@@ -245,13 +245,13 @@ impl<E: Engine> Queue<E> {
     }
 
     fn drop_answer_file(&mut self, record: &Record) {
-        if record.answer_bytes > INLINE_BYTES_MAX {
+        if record.stored_bytes(record.answer_bytes) > INLINE_BYTES_MAX {
             let answer = self.answer_of(record.id);
             self.drop_file(answer);
         }
     }
 
-    fn drop_file(&mut self, value: Result<Option<Body>>) {
+    pub(super) fn drop_file(&mut self, value: Result<Option<Body>>) {
         // A frame that cannot be read names no file: the sweep at the next open finds it.
         if let Ok(Some(body)) = value {
             let names = body.files().map(|file| file.path.to_string_lossy());
@@ -317,7 +317,7 @@ fn decode(id: ActionId, bytes: &Bytes) -> Found {
     }
 }
 
-fn frame(kind: FrameKind, id: ActionId, value: &Kept) -> Result<Vec<u8>> {
+pub(super) fn frame(kind: FrameKind, id: ActionId, value: &Kept) -> Result<Vec<u8>> {
     match value {
         Kept::Inline(bytes) => Frame::encode(kind, id, 1, &KeptFields::default(), bytes),
         Kept::File(file) => {

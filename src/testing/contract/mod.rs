@@ -40,6 +40,7 @@ mod draft;
 pub mod dropped;
 pub mod due;
 pub mod expiry;
+pub mod forget;
 pub mod gates;
 pub mod keys;
 pub mod lease;
@@ -49,6 +50,7 @@ pub mod pages;
 pub mod restart;
 pub mod retention;
 mod rig;
+pub mod sealing;
 pub mod settle;
 pub mod snapshots;
 pub mod walk;
@@ -226,6 +228,17 @@ macro_rules! __store_contract_rules {
                 an_action_in_flight_does_not_expire
                 a_lane_expires_in_part
             }
+            forget {
+                only_the_active_principals_actions_are_leased
+                lanes_of_principals_are_apart
+                a_forgotten_principal_leaves_nothing
+                forgetting_goes_in_bounded_steps
+                what_is_being_forgotten_is_not_leased
+                a_dead_letter_being_forgotten_is_not_requeued
+                a_late_settle_of_a_forgotten_action_changes_nothing
+                the_gate_of_a_forgotten_principal_is_gone
+                an_unknown_principal_is_forgotten_at_once
+            }
             gates {
                 a_closed_origin_holds_only_its_actions
                 a_held_head_holds_its_lane
@@ -304,6 +317,12 @@ macro_rules! __store_contract_rules {
                 retention_keeps_what_is_within_its_limits
                 retention_forgets_every_kind_of_end
                 retention_comes_to_an_end
+            }
+            sealing {
+                a_keyring_is_kept
+                values_are_replaced_in_their_place
+                values_are_not_replaced_at_the_wrong_time
+                what_is_set_aside_is_counted_and_stands_in_no_way
             }
             settle {
                 a_delivered_action_is_kept_with_its_answer

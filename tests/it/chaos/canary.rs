@@ -16,7 +16,7 @@ const CANARY: &str = "c4n4ry";
 
 /// What was logged.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -27,6 +27,26 @@ impl Write for Log {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Listens to everything that this thread logs from now on.
+    pub(crate) fn listen(&self) -> (tracing::Dispatch, tracing::subscriber::DefaultGuard) {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        // With only one in the process, a thread that has none may decide for all that a line is of no interest.
+        let second = tracing::Dispatch::new(tracing_subscriber::registry());
+        (second, tracing::subscriber::set_default(subscriber))
     }
 }
 
@@ -59,15 +79,7 @@ fn search(dir: &Path) -> (Vec<String>, usize) {
 #[tokio::test]
 async fn a_secret_is_found_nowhere_but_on_the_wire() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    // With only one in the process, a thread that has none may decide for all that a line is of no interest.
-    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _listening = log.listen();
     let home = tempfile::tempdir().expect("a directory");
     let server = ChaosServer::start().await;
     let vault = bare_builder(&server)
@@ -99,8 +111,7 @@ async fn a_secret_is_found_nowhere_but_on_the_wire() {
     assert!(leaks.is_empty(), "shown: {leaks:#?}");
     let (files, read) = search(home.path());
     assert!(files.is_empty() && read > 2, "on disk: {files:?} of {read}");
-    let log = log.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let text = String::from_utf8_lossy(&log);
+    let text = log.text();
     assert!(text.contains("attempt judged"), "the log was not heard");
     let lines: Vec<_> = text
         .lines()

@@ -149,6 +149,16 @@ impl Store for WatchedStore {
         self.store.lane(lane)
     }
 
+    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+        self.other();
+        self.store.keyring()
+    }
+
+    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
+        self.other();
+        self.store.set_keyring(keyring)
+    }
+
     fn close(&self) -> StoreFuture<'_, ()> {
         self.other();
         self.store.close()

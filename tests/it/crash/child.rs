@@ -14,7 +14,9 @@ use syncvault::store::SledStore;
 use syncvault::store::Store;
 #[cfg(feature = "sqlite")]
 use syncvault::store::{Access, SqliteOptions, SqliteStore};
-use syncvault::{Backoff, Delivery, Draining, Outcome, Paging, RetryPolicy, SyncVault};
+use syncvault::{
+    Backoff, Delivery, Draining, Outcome, Paging, RetryPolicy, SyncVault, SyncVaultBuilder,
+};
 use tokio::process::Command;
 
 use super::dice::Dice;
@@ -37,6 +39,7 @@ pub(crate) struct Job {
     pub(crate) store: Kind,
     /// Whose lanes it fills: processes side by side have lanes of their own.
     pub(crate) tribe: String,
+    pub(crate) is_sealed: bool,
 }
 
 /// The store under the vault.
@@ -125,7 +128,7 @@ async fn open(job: &Job) -> SyncVault {
         true => Draining::Background,
         false => Draining::OnRequest,
     };
-    let built = SyncVault::builder(&job.url)
+    let built = builder(job)
         .shared_store(store(job))
         .retry_policy(policy)
         .draining(draining)
@@ -152,6 +155,21 @@ fn sqlite(job: &Job, access: Access) -> Arc<dyn Store> {
     options.access = access;
     options.poll = Duration::from_millis(20);
     Arc::new(SqliteStore::open_with(&job.dir, options).expect("the store opens"))
+}
+
+#[cfg(feature = "encrypt")]
+fn builder(job: &Job) -> SyncVaultBuilder {
+    let builder = SyncVault::builder(&job.url);
+    match job.is_sealed {
+        true => builder.encryption(syncvault::store::crypt::Key::new([7; 32])),
+        false => builder,
+    }
+}
+
+#[cfg(not(feature = "encrypt"))]
+fn builder(job: &Job) -> SyncVaultBuilder {
+    assert!(!job.is_sealed, "this build cannot seal");
+    SyncVault::builder(&job.url)
 }
 
 async fn holdings(vault: &SyncVault, pending_listed: Option<u64>) -> Holdings {

@@ -9,7 +9,7 @@ use syncvault::{ErrorKind, Result};
 use tempfile::TempDir;
 
 /// Stores in a directory.
-struct Sled;
+pub(super) struct Sled;
 
 impl StoreFactory for Sled {
     type Place = TempDir;

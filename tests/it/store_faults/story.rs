@@ -12,6 +12,7 @@ use syncvault::store::MemoryStore;
 use syncvault::testing::{FakeServer, Faults, FaultyStore, Reply, Seen, TestClock};
 use syncvault::{
     Cancellation, Delivery, Error, ErrorKind, Outcome, Paging, RequestBuilder, Result, SyncVault,
+    SyncVaultBuilder,
 };
 
 /// Longer than any backoff in the story, and than any pause of a worker whose store fails.
@@ -26,6 +27,7 @@ pub(super) struct Story {
     pub(super) clock: TestClock,
     pub(super) vault: Option<SyncVault>,
     memory: MemoryStore,
+    is_sealed: bool,
     /// Acknowledged, and so owed to the server.
     pub(super) owed: BTreeSet<String>,
     /// Acknowledged as ended without an effect.
@@ -42,9 +44,18 @@ impl Story {
             clock: TestClock::new(),
             vault: None,
             memory: MemoryStore::new(),
+            is_sealed: false,
             owed: BTreeSet::new(),
             spared: BTreeSet::new(),
         }
+    }
+
+    /// The same in a sealed vault.
+    #[cfg(feature = "encrypt")]
+    pub(super) async fn sealed() -> Self {
+        let mut story = Self::new().await;
+        story.is_sealed = true;
+        story
     }
 
     /// The vault, opened if it is not: as after a start of the app.
@@ -53,7 +64,8 @@ impl Story {
             return Ok(vault.clone());
         }
         let store = FaultyStore::with_faults(Arc::new(self.memory.restarted()), &self.faults);
-        let vault = SyncVault::builder("http://fake.test")
+        let vault = self
+            .builder()
             .store(store)
             .transport(self.server.transport())
             .connectivity(AlwaysReachable::new())
@@ -63,6 +75,21 @@ impl Story {
             .await?;
         self.vault = Some(vault.clone());
         Ok(vault)
+    }
+
+    #[cfg(feature = "encrypt")]
+    fn builder(&self) -> SyncVaultBuilder {
+        let builder = SyncVault::builder("http://fake.test");
+        match self.is_sealed {
+            true => builder.encryption(syncvault::store::crypt::Key::new([7; 32])),
+            false => builder,
+        }
+    }
+
+    #[cfg(not(feature = "encrypt"))]
+    fn builder(&self) -> SyncVaultBuilder {
+        assert!(!self.is_sealed, "this build cannot seal");
+        SyncVault::builder("http://fake.test")
     }
 
     /// The app's answer to an error: repair the disk, and start again if the store says so.

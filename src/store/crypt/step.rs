@@ -1,0 +1,253 @@
+//! The two verbs of the hot path, sealed: adding actions, and the worker's step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::keyring::Keyring;
+use super::{Kind, Sealed, lock};
+use crate::action::{ActionId, Body, Record};
+use crate::decide::{Gate, GateKey};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Advance, Advanced, Append, Appended, Find, Lease, Leased, Settle, Whose};
+
+/// Opens a body that the store brought into memory.
+pub(super) fn open_body(ring: &Keyring, id: ActionId, body: &Body) -> Result<Body> {
+    match body {
+        Body::Bytes(sealed) => {
+            let opened = ring.open_value(Kind::Body, id, sealed)?;
+            Ok(Body::Bytes(opened.into()))
+        }
+        Body::File(_) | Body::Pieces(_) => Err(Error::new(
+            ErrorKind::Corrupt,
+            "the file of a sealed body cannot be read",
+        )),
+    }
+}
+
+/// The names and the content of `clear`, on what the store made of the action.
+fn restored(stored: Record, clear: &Record, last_error: Option<String>) -> Record {
+    Record {
+        lane: clear.lane.clone(),
+        origin: clear.origin.clone(),
+        principal: clear.principal.clone(),
+        key: clear.key.clone(),
+        coalesce: clear.coalesce.clone(),
+        fingerprint: clear.fingerprint.clone(),
+        content: clear.content.clone(),
+        head_bytes: None,
+        last_error,
+        ..stored
+    }
+}
+
+fn principal_of(gate: &Gate) -> Option<&str> {
+    match &gate.key {
+        GateKey::Principal(principal) => principal.as_deref(),
+        GateKey::Origin(_) => None,
+    }
+}
+
+impl Sealed {
+    pub(super) async fn append_sealed(&self, batch: Vec<Append>) -> Result<Vec<Appended>> {
+        let owners = batch
+            .iter()
+            .map(|append| append.record.principal.as_deref());
+        let ring = self.ring_for(owners).await?;
+        let mut clear = Vec::with_capacity(batch.len());
+        let mut sealed = Vec::with_capacity(batch.len());
+        for append in batch {
+            clear.push(append.record.clone());
+            sealed.push(self.seal_append(&ring, append).await?);
+        }
+        let appended = self.store.append(sealed).await?;
+        let mut told = Vec::with_capacity(appended.len());
+        for (appended, clear) in appended.into_iter().zip(&clear) {
+            told.push(self.opened_append(&ring, appended, clear).await);
+        }
+        Ok(told)
+    }
+
+    async fn seal_append(&self, ring: &Keyring, mut append: Append) -> Result<Append> {
+        let Body::Bytes(body) = &append.body else {
+            let text = "a body in a file cannot be sealed yet; give its bytes";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        };
+        append.record.body_bytes = body.len() as u64;
+        let mut record = ring.seal_record(&append.record)?;
+        if let Some(key) = &append.record.key
+            && let Ok(id) = key.parse()
+            && let Some(other) = self.store.get(Find::Id(id)).await?
+            && other.key.is_none()
+        {
+            // The key is the id of another action: the store must see that.
+            record.key = Some(key.clone());
+        }
+        let owner = record.principal.as_deref();
+        append.body = Body::Bytes(ring.seal_value(owner, Kind::Body, record.id, body)?);
+        append.record = record;
+        Ok(append)
+    }
+
+    async fn opened_append(&self, ring: &Keyring, appended: Appended, clear: &Record) -> Appended {
+        let restore = |record| restored(record, clear, clear.last_error.clone());
+        match appended {
+            Appended::Queued { record, superseded } => Appended::Queued {
+                record: restore(record),
+                superseded: self.maybe_opened(ring, superseded).await,
+            },
+            Appended::Leased { record, superseded } => {
+                let record = restore(record);
+                lock(&self.flights).insert(record.id, record.clone());
+                let superseded = self.maybe_opened(ring, superseded).await;
+                Appended::Leased { record, superseded }
+            }
+            Appended::Known { record } => {
+                let id = record.id;
+                match self.opened(ring, record).await {
+                    Some(record) => Appended::Known { record },
+                    None => Appended::Conflict { id },
+                }
+            }
+            other => other,
+        }
+    }
+
+    async fn maybe_opened(&self, ring: &Keyring, record: Option<Record>) -> Option<Record> {
+        match record {
+            Some(record) => self.opened(ring, record).await,
+            None => None,
+        }
+    }
+
+    pub(super) async fn advance_sealed(&self, step: Advance) -> Result<Advanced> {
+        let ring = self.ring_for(step.gates.iter().map(principal_of)).await?;
+        let now = step.now;
+        let errors: Vec<_> = step
+            .settle
+            .iter()
+            .map(|settle| settle.error.clone())
+            .collect();
+        let sealed = self.seal_step(&ring, step).await?;
+        let mut done = self.store.advance(sealed).await?;
+        for (settled, error) in done.settled.iter_mut().zip(errors) {
+            if let Some(record) = settled.take() {
+                *settled = self.landed(&ring, record, error).await;
+            }
+        }
+        let expired = std::mem::take(&mut done.expired);
+        done.expired = self.all_opened(&ring, expired).await;
+        let mut is_any_lost = false;
+        for leased in std::mem::take(&mut done.leased) {
+            match self.taken_off(&ring, leased).await {
+                Some(leased) => done.leased.push(leased),
+                None => is_any_lost = true,
+            }
+        }
+        if is_any_lost {
+            // Their lanes have other heads now.
+            done.next_due = Some(now.after(Duration::from_millis(1)));
+            done.totals = self.store.totals().await.unwrap_or(done.totals);
+        }
+        Ok(done)
+    }
+
+    async fn seal_step(&self, ring: &Arc<Keyring>, step: Advance) -> Result<Advance> {
+        let mut settle = Vec::with_capacity(step.settle.len());
+        for one in step.settle {
+            settle.push(self.seal_settle(ring, one).await?);
+        }
+        let gates = step.gates.into_iter().map(|gate| ring.seal_gate(gate));
+        Ok(Advance {
+            settle,
+            gates: gates.collect::<Result<_>>()?,
+            lease: step.lease.map(|lease| seal_lease(ring, lease)),
+            ..step
+        })
+    }
+
+    /// What comes back for a principal that was forgotten meanwhile is not kept.
+    async fn seal_settle(&self, ring: &Keyring, mut settle: Settle) -> Result<Settle> {
+        let (answer, error) = (settle.answer.take(), settle.error.take());
+        if answer.is_none() && error.is_none() {
+            return Ok(settle);
+        }
+        let flight = lock(&self.flights).get(&settle.id).map(|record| {
+            let principal = record.principal.as_deref();
+            principal.map(|name| ring.principal(name))
+        });
+        let owner = match flight {
+            Some(owner) => Some(owner),
+            None => self.owner(settle.id).await?,
+        };
+        let Some(owner) = owner.filter(|owner| ring.sealer(owner.as_deref()).is_some()) else {
+            return Ok(settle);
+        };
+        let (owner, id) = (owner.as_deref(), settle.id);
+        let seal = |answer: Bytes| ring.seal_value(owner, Kind::Answer, id, &answer);
+        settle.answer = answer.map(seal).transpose()?;
+        let seal = |text: String| ring.seal_failure(owner, id, &text);
+        settle.error = error.map(seal).transpose()?;
+        Ok(settle)
+    }
+
+    /// The record after a settle.
+    async fn landed(
+        &self,
+        ring: &Keyring,
+        record: Record,
+        error: Option<String>,
+    ) -> Option<Record> {
+        let flight = lock(&self.flights).remove(&record.id);
+        match flight {
+            Some(clear) => {
+                lock(&self.pass).note(ring, &record);
+                Some(restored(record, &clear, error))
+            }
+            None => self.opened(ring, record).await,
+        }
+    }
+
+    /// A new lease, opened; nothing when it does not open, and went to quarantine.
+    async fn taken_off(&self, ring: &Keyring, leased: Leased) -> Option<Leased> {
+        let id = leased.record.id;
+        let record = self.opened(ring, leased.record).await?;
+        let body = match &leased.body {
+            Body::Bytes(_) => open_body(ring, id, &leased.body),
+            Body::File(_) | Body::Pieces(_) => match self.store.body(id).await {
+                Ok(Some(body @ Body::Bytes(_))) => open_body(ring, id, &body),
+                // Who loads it finds out what is wrong with the file.
+                _ => Ok(leased.body),
+            },
+        };
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => {
+                self.quarantine(id, &error).await;
+                return None;
+            }
+        };
+        lock(&self.flights).insert(id, record.clone());
+        Some(Leased::new(record, leased.wire_before, body))
+    }
+}
+
+fn seal_lease(ring: &Keyring, lease: Lease) -> Lease {
+    let slots = lease.origin_slots.iter();
+    Lease {
+        slots: lease.slots,
+        origin_slots: slots
+            .map(|(origin, slots)| (ring.origin(origin), *slots))
+            .collect(),
+        forced: lease
+            .forced
+            .iter()
+            .map(|origin| ring.origin(origin))
+            .collect(),
+        whose: match lease.whose {
+            Whose::Everybody => Whose::Everybody,
+            Whose::Only(active) => Whose::Only(active.map(|name| ring.principal(&name))),
+        },
+    }
+}

@@ -1,0 +1,109 @@
+//! What a sealed vault asks for: the same values sealed anew, and quarantine for what does not open.
+
+use bytes::Bytes;
+
+use super::keeper::Size;
+use super::queue::Queue;
+use super::records::{Kept, frame};
+use super::{Engine, KvStore, keys};
+use crate::action::{ActionId, FrameKind, Record};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::bodies::FileKind;
+use crate::store::{Amend, Amended, StoreFuture, Urgency};
+
+/// The new values of one action, where they belong.
+struct Resealed {
+    id: ActionId,
+    revision: u64,
+    content: Bytes,
+    last_error: Option<String>,
+    body: Option<Kept>,
+    answer: Option<Kept>,
+}
+
+impl<E: Engine + Send + 'static> KvStore<E> {
+    pub(super) fn reseal(&self, change: Amend) -> StoreFuture<'_, Amended> {
+        let Amend::Reseal {
+            id,
+            revision,
+            content,
+            last_error,
+            body,
+            answer,
+        } = change
+        else {
+            let error = Error::new(ErrorKind::Unsupported, "not a change of sealed values");
+            return Box::pin(std::future::ready(Err(error)));
+        };
+        let size = Size::of(
+            [&body, &answer]
+                .into_iter()
+                .flatten()
+                .map(|v| v.len() as u64),
+        );
+        self.submit_kept(
+            (size, Urgency::Now),
+            move |keeper| {
+                let body = body.map(|body| keeper.keep(id, FileKind::Body, body));
+                let answer = answer.map(|answer| keeper.keep(id, FileKind::Answer, answer));
+                Ok(Resealed {
+                    id,
+                    revision,
+                    content,
+                    last_error,
+                    body: body.transpose()?,
+                    answer: answer.transpose()?,
+                })
+            },
+            Queue::reseal,
+        )
+    }
+}
+
+impl<E: Engine> Queue<E> {
+    fn reseal(&mut self, new: Resealed) -> Result<Amended> {
+        let Some(mut record) = self.record(new.id)? else {
+            self.refuse_all([new.body, new.answer]);
+            return Ok(Amended::Unknown);
+        };
+        if record.revision != new.revision || self.in_flight.contains_key(&new.id) {
+            self.refuse_all([new.body, new.answer]);
+            return Ok(Amended::NotNow(record));
+        }
+        record.content = new.content;
+        record.last_error = new.last_error;
+        if let Some(answer) = new.answer {
+            self.put_answer(&mut record, &answer)?;
+        }
+        self.rewrite(&mut record)?;
+        if let Some(body) = new.body {
+            self.put_body(&record, &body)?;
+        }
+        Ok(Amended::Done(vec![record]))
+    }
+
+    fn refuse_all(&mut self, values: [Option<Kept>; 2]) {
+        for value in values.into_iter().flatten() {
+            self.refuse(value);
+        }
+    }
+
+    /// Puts another body in the place of the one before.
+    fn put_body(&mut self, record: &Record, body: &Kept) -> Result<()> {
+        let old = self.body_of(record.id);
+        self.drop_file(old);
+        let mut bytes = record.encode()?;
+        bytes.extend_from_slice(&frame(FrameKind::Body, record.id, body)?);
+        self.txn.put(keys::birth(record.id), bytes);
+        Ok(())
+    }
+
+    pub(super) fn quarantine_action(&mut self, id: ActionId) -> Result<Amended> {
+        let Some(record) = self.record(id)? else {
+            return Ok(Amended::Unknown);
+        };
+        self.take_out(&record)?;
+        self.quarantine(id)?;
+        Ok(Amended::Done(vec![record]))
+    }
+}

@@ -1,0 +1,140 @@
+//! What a sealed vault asks of a store: it keeps a keyring, puts values in the place of others, and sets aside what does
+//! not open.
+
+use bytes::Bytes;
+
+use super::StoreFactory;
+use super::rig::{bytes_of, rig};
+use crate::action::{ActionId, Record};
+use crate::decide::DeadLane;
+use crate::store::{Amend, Amended, Part};
+
+/// None at first; the newest one is kept, also over a crash.
+pub async fn a_keyring_is_kept(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    assert_eq!(rig.store.keyring().await.expect("keyring"), None);
+    for number in 1..=3_u8 {
+        let keyring = Bytes::from(vec![number; 100 * usize::from(4 - number)]);
+        rig.store.set_keyring(keyring).await.expect("set");
+    }
+    let newest = Some(Bytes::from(vec![3; 100]));
+    assert_eq!(rig.store.keyring().await.expect("keyring"), newest);
+    let rig = rig.crash().await;
+    assert_eq!(rig.store.keyring().await.expect("keyring"), newest);
+    let rig = rig.restart().await;
+    assert_eq!(rig.store.keyring().await.expect("keyring"), newest);
+    assert_eq!(rig.totals().await.ledger.enqueued, 0);
+}
+
+fn resealed(record: &Record, body: Option<Bytes>, answer: Option<Bytes>) -> Amend {
+    Amend::Reseal {
+        id: record.id,
+        revision: record.revision,
+        content: Bytes::from(vec![b'x'; record.content.len()]),
+        last_error: Some("anew".to_owned()),
+        body,
+        answer,
+    }
+}
+
+/// Content, body and answer are the new ones; everything else is as it was, and the action goes its way.
+pub async fn values_are_replaced_in_their_place(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    for length in [10, 20_000] {
+        let [old, new] = [1, 2].map(|byte| Bytes::from(vec![byte; length]));
+        let id = rig.queue(rig.draft("a").key("k").body(old)).await.id;
+        let before = rig.record(id).await;
+        let totals = rig.totals().await;
+        rig.done(resealed(&before, Some(new.clone()), None)).await;
+        let mut after = rig.record(id).await;
+        assert_eq!(after.content[0], b'x');
+        assert!(after.revision > before.revision);
+        assert_eq!(after.last_error.as_deref(), Some("anew"));
+        after.content = before.content.clone();
+        after.last_error = None;
+        after.revision = before.revision;
+        assert_eq!(after, before);
+        assert_eq!(rig.totals().await, totals);
+        let leased = rig.lease(1).await;
+        assert_eq!(bytes_of(&leased[0].body), new);
+        assert_eq!(leased[0].record.content[0], b'x');
+        let delivered = rig.deliver(&leased[0].record).await;
+        let answer = Amend::KeepAnswer {
+            id,
+            answer: Bytes::from(vec![3; length]),
+        };
+        rig.done(answer).await;
+        let totals = rig.totals().await;
+        let stored = rig.record(id).await;
+        assert!(stored.revision > delivered.revision);
+        let answer = Bytes::from(vec![4; length]);
+        rig.done(resealed(&stored, None, Some(answer.clone())))
+            .await;
+        assert_eq!(rig.store.answer(id).await.expect("answer"), Some(answer));
+        assert_eq!(rig.totals().await, totals);
+        let forget = crate::store::Retention {
+            count: 0,
+            ..crate::store::Retention::default()
+        };
+        let mut step = rig.step();
+        step.retention = forget;
+        rig.advance(step).await;
+        assert!(rig.find(id).await.is_none());
+    }
+}
+
+/// Nothing is replaced under a running attempt, in another revision, or where nothing is.
+pub async fn values_are_not_replaced_at_the_wrong_time(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    let body = || Some(Bytes::from(vec![9; 20_000]));
+    let id = rig.queue(rig.draft("a")).await.id;
+    let queued = rig.record(id).await;
+    let leased = rig.lease_only().await;
+    for stale in [&queued, &leased] {
+        let amended = rig.amend(resealed(stale, body(), None)).await;
+        assert!(matches!(amended, Amended::NotNow(_)), "{amended:?}");
+    }
+    rig.retry(&leased, rig.now).await;
+    let amended = rig.amend(resealed(&queued, body(), None)).await;
+    assert!(matches!(amended, Amended::NotNow(_)), "{amended:?}");
+    let mut unknown = queued.clone();
+    unknown.id = ActionId::new();
+    let amended = rig.amend(resealed(&unknown, body(), None)).await;
+    assert!(matches!(amended, Amended::Unknown), "{amended:?}");
+    assert_eq!(rig.record(id).await.content, queued.content);
+}
+
+/// What does not open leaves its place, counted, and what stood behind it goes on.
+pub async fn what_is_set_aside_is_counted_and_stands_in_no_way(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    let settled = rig.delivered(rig.draft("a")).await;
+    let dead = rig.dead_letter(rig.draft("a"), DeadLane::Block).await;
+    let queued = rig.queue(rig.draft("b").key("k")).await;
+    let next = rig.queue(rig.draft("b")).await;
+    let blocked = rig.queue(rig.draft("a")).await;
+    for id in [settled.id, dead.id, queued.id] {
+        rig.done(Amend::Quarantine { id }).await;
+        assert!(rig.find(id).await.is_none());
+        let again = rig.amend(Amend::Quarantine { id }).await;
+        assert!(matches!(again, Amended::Unknown), "{again:?}");
+    }
+    let ledger = rig.ledger().await;
+    assert_eq!((ledger.evicted, ledger.dead, ledger.delivered), (2, 0, 1));
+    assert!(rig.all(Part::Dead, 10).await.is_empty());
+    assert_eq!(rig.totals().await.counts.blocked_lanes, 0);
+    let rig = rig.restart().await;
+    let mut leased: Vec<_> = rig.lease(10).await.into_iter().map(|l| l.record).collect();
+    leased.sort_by_key(|record| record.seq);
+    let ids: Vec<_> = leased.iter().map(|record| record.id).collect();
+    assert_eq!(ids, [next.id, blocked.id]);
+    rig.done(Amend::Quarantine { id: next.id }).await;
+    assert_eq!(rig.totals().await.counts.in_flight, 1);
+    assert!(
+        rig.settle_with(super::rig::settle_of(
+            &leased[0],
+            crate::decide::Settlement::Delivered { status: 200 },
+        ))
+        .await
+        .is_none()
+    );
+}
