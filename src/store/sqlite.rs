@@ -108,6 +108,7 @@ impl SqliteOptions {
 pub struct SqliteStore {
     store: KvStore<SqliteEngine>,
     path: PathBuf,
+    access: Access,
 }
 
 impl SqliteStore {
@@ -138,11 +139,16 @@ impl SqliteStore {
             move || SqliteEngine::open_own(dir, &options)
         };
         let store = KvStore::threaded(open)?;
-        let store = match options.access {
+        let access = options.access;
+        let store = match access {
             Access::Alone => store,
             Access::Shared => store.polled(options.poll),
         };
-        Ok(Self { store, path })
+        Ok(Self {
+            store,
+            path,
+            access,
+        })
     }
 
     /// The store in the app's own database, which is there already. What else is in it stays as it is, journal mode and
@@ -169,7 +175,18 @@ impl SqliteStore {
         let poll = options.poll;
         let open = move || SqliteEngine::open_beside(place, &options);
         let store = KvStore::threaded(open)?.polled(poll);
-        Ok(Self { store, path })
+        let access = Access::Shared;
+        Ok(Self {
+            store,
+            path,
+            access,
+        })
+    }
+
+    /// Who may open it.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
     }
 
     /// Makes the tables of the outbox in the app's database, if they are not there: each is named `syncvault_..`.

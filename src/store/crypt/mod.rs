@@ -19,8 +19,8 @@ pub use self::key::{Key, KeyError, KeyFile, KeyFuture, KeyProvider, Keys};
 use self::keyring::Keyring;
 use self::reencrypt::Pass;
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Cursor, Find, LaneTotals, Opened, Page,
-    Part, Query, Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Cursor, Find, LaneTotals, Opened,
+    Page, Part, Query, Store, StoreFuture, Totals,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
@@ -78,6 +78,29 @@ impl Sealed {
         let unlocked = lock(&self.unlocked);
         let ring = unlocked.as_ref().map(|unlocked| unlocked.ring.clone());
         ring.ok_or_else(|| Error::new(ErrorKind::Closed, "the sealed store is not open"))
+    }
+
+    /// Two processes would each write a keyring of their own, and one would lose the other's keys.
+    #[cfg(feature = "sqlite")]
+    fn check_alone(&self) -> Result<()> {
+        let store: &dyn std::any::Any = &*self.store;
+        let store = store.downcast_ref::<super::SqliteStore>();
+        if store.is_none_or(|store| store.access() == super::Access::Alone) {
+            return Ok(());
+        }
+        let text = "a database that several processes open, an outbox too, cannot be sealed: \
+             use a store of its own, or no encryption";
+        Err(Error::new(ErrorKind::Unsupported, text))
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    #[expect(
+        clippy::unnecessary_wraps,
+        clippy::unused_self,
+        reason = "the same shape with every feature"
+    )]
+    fn check_alone(&self) -> Result<()> {
+        Ok(())
     }
 
     async fn keys(&self) -> Result<Keys> {
@@ -275,6 +298,7 @@ impl Sealed {
 impl Store for Sealed {
     fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened> {
         Box::pin(async move {
+            self.check_alone()?;
             let is_sealed = self.unlock().await?;
             let mut opened = self.store.open(now).await?;
             if !is_sealed {
@@ -387,5 +411,9 @@ impl Store for Sealed {
 
     fn close(&self) -> StoreFuture<'_, ()> {
         self.store.close()
+    }
+
+    fn changed(&self) -> Changed<'_> {
+        self.store.changed()
     }
 }

@@ -35,3 +35,12 @@ mod sled {
         worker_threads = 2
     );
 }
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    syncvault::store_contract!(
+        super::SealedStores(crate::store_contract::sqlite::Alone),
+        flavor = "multi_thread",
+        worker_threads = 2
+    );
+}

@@ -12,7 +12,7 @@ use syncvault::{ErrorKind, Result};
 use tempfile::TempDir;
 
 /// Stores in a directory.
-struct Alone;
+pub(super) struct Alone;
 
 impl StoreFactory for Alone {
     type Place = TempDir;
