@@ -72,6 +72,7 @@ struct Rig {
     cuts: u32,
     seed: u64,
     store: StoreKind,
+    is_sealed: bool,
 }
 
 #[derive(Default)]
@@ -95,13 +96,19 @@ enum Kind {
 impl Rig {
     fn from_environment() -> Option<Self> {
         let variable = |name: &str| std::env::var(format!("SYNCVAULT_POWER_CUT{name}")).ok();
+        let store = variable("_STORE")?;
+        let (store, is_sealed) = match store.strip_prefix("sealed-") {
+            Some(store) => (store, true),
+            None => (&*store, false),
+        };
         Some(Self {
             script: variable("")?.into(),
             device: variable("_DEVICE")?.into(),
             mount: variable("_MOUNT")?.into(),
             cuts: variable("_COUNT")?.parse().expect("the number of cuts"),
             seed: variable("_SEED")?.parse().expect("the seed"),
-            store: serde_json::from_value(variable("_STORE")?.into()).expect("a store"),
+            store: serde_json::from_value(store.into()).expect("a store"),
+            is_sealed,
         })
     }
 
@@ -173,7 +180,7 @@ impl<'r> Vault<'r> {
             bytes_max,
             store: rig.store,
             tribe: String::new(),
-            is_sealed: false,
+            is_sealed: rig.is_sealed,
         };
         Self {
             rig,

@@ -247,6 +247,15 @@ fn damage_in_the_middle_is_told() {
 }
 
 #[test]
+fn damage_of_what_the_engine_holds_does_not_matter() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let base = Shared::default();
+    two_turns(&base, temp.path());
+    flip(&temp.path().join("a"), 40);
+    assert_eq!(all(&open(&base, temp.path()).expect("open")).len(), 4);
+}
+
+#[test]
 fn an_engine_that_lost_something_is_told() {
     let temp = tempfile::tempdir().expect("tempdir");
     let base = Shared::default();
