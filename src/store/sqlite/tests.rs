@@ -243,7 +243,12 @@ async fn a_full_disk_is_told_as_one() {
     };
     let path = temp.path().join(FILE);
     let store = KvStore::threaded(open).expect("the store");
-    let store = SqliteStore { store, path };
+    let access = Access::Alone;
+    let store = SqliteStore {
+        store,
+        path,
+        access,
+    };
     store.open(at(1)).await.expect("open");
     let kept = put(&store, action("l", vec![1; 1000])).await;
     let full = store.append(vec![action("l", vec![2; 1_000_000])]).await;
