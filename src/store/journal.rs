@@ -230,16 +230,16 @@ fn applied(base: &impl Base) -> Result<u64> {
 /// Commits are numbered without a gap from the engine's mark through the older file to the end of the newer one.
 fn check(applied: u64, older: &Found, newer: &Found) -> Result<()> {
     let end = last(newer).unwrap_or(0);
-    // What the engine holds is not wanted from the older file, whatever it looks like.
-    let is_covered = first(newer).is_some_and(|first| first <= applied + 1);
-    let nothing = Found::default();
-    let older = if is_covered { &nothing } else { older };
     let behind = older.newest_behind.max(newer.newest_behind);
     if let Some(behind) = behind.filter(|behind| *behind > end) {
         return Err(lost(format!(
             "the journal is damaged: commits after {end} up to {behind} cannot be read in order"
         )));
     }
+    // What the engine holds is not wanted from the older file, whatever it looks like.
+    let is_covered = first(newer).is_some_and(|first| first <= applied + 1);
+    let nothing = Found::default();
+    let older = if is_covered { &nothing } else { older };
     if let (Some(last), Some(first)) = (last(older), first(newer))
         && last + 1 != first
     {
