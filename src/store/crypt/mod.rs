@@ -135,8 +135,8 @@ impl Sealed {
     /// The first keyring of a store that has never held anything.
     async fn found(&self, opened: &Opened) -> Result<()> {
         if opened.totals.ledger.enqueued > 0 || !opened.gates.is_empty() {
-            let text = "the vault holds, or held, requests in clear, and cannot be sealed: drain it without encryption, \
-                 and start a sealed one in a new directory";
+            let text = "the vault holds, or held, requests, and has no keyring. If they are in clear, drain it without \
+                 encryption and start a sealed one in a new directory; if it was sealed, restore its keyring from a backup";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let (keys, ring) = (self.keys().await?, Keyring::new());
