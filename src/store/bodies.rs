@@ -118,11 +118,7 @@ impl Bodies {
             .map_err(uncopied)?;
         let measured = measure(&path).map_err(|e| failed("read", &path, e));
         let measured = measured.inspect_err(|_| self.remove(&name))?;
-        let file = BodyFile {
-            path,
-            bytes: measured.bytes,
-            crc32c: measured.crc32c,
-        };
+        let file = BodyFile::new(path, measured.bytes, measured.crc32c);
         Ok(Snapshot::new(Body::File(file), measured.digest))
     }
 
@@ -189,9 +185,24 @@ impl Bodies {
     ///
     /// [`ErrorKind::Invalid`] for a file that is none, or that was taken for another action.
     pub(super) fn own(&self, id: ActionId, file: &BodyFile) -> Result<FileRef> {
+        self.reference(id, file, |run| run == self.run)
+    }
+
+    /// As [`own`](Self::own), to a file of whatever run.
+    pub(super) fn known(&self, id: ActionId, file: &BodyFile) -> Result<FileRef> {
+        self.reference(id, file, |_| true)
+    }
+
+    fn reference(
+        &self,
+        id: ActionId,
+        file: &BodyFile,
+        is_run: impl Fn(u32) -> bool,
+    ) -> Result<FileRef> {
         let name = file.path.file_name().and_then(|name| name.to_str());
         let is_ours = |name: &&str| {
-            self.dir.join(name) == file.path && parse(name) == Some((id, FileKind::Body, self.run))
+            let is_of = |(of, kind, run)| of == id && kind == FileKind::Body && is_run(run);
+            self.dir.join(name) == file.path && parse(name).is_some_and(is_of)
         };
         let Some(name) = name.filter(is_ours) else {
             let text = format!(
@@ -345,11 +356,7 @@ mod tests {
     }
 
     fn body_file(file: &FileRef) -> BodyFile {
-        BodyFile {
-            path: file.name.clone().into(),
-            bytes: file.bytes,
-            crc32c: file.crc32c,
-        }
+        BodyFile::new(&file.name, file.bytes, file.crc32c)
     }
 
     #[test]

@@ -57,8 +57,7 @@ impl Keeper {
     /// Takes snapshots over, all before anything can fail: what is refused is removed.
     fn keep_pieces(&mut self, id: ActionId, pieces: Vec<Piece>) -> Result<Kept> {
         let Some(bodies) = self.bodies.clone() else {
-            let text = "this store keeps no files; give the bytes of the body";
-            return Err(Error::new(ErrorKind::Unsupported, text));
+            return Err(no_files());
         };
         let mut kept = Vec::with_capacity(pieces.len());
         let mut foreign = None;
@@ -78,6 +77,20 @@ impl Keeper {
             Some(error) => Err(error),
             None => self.spill(id, kept, &bodies),
         }
+    }
+
+    /// A body that takes the place of another one of the same action. Its files are there already, of whatever run.
+    pub(super) fn keep_again(&mut self, id: ActionId, body: Body) -> Result<Kept> {
+        let (pieces, bodies) = match (body, self.bodies.clone()) {
+            (Body::Bytes(bytes), _) => return self.keep(id, FileKind::Body, bytes),
+            (body, Some(bodies)) => (body.into_pieces(), bodies),
+            (_, None) => return Err(no_files()),
+        };
+        let kept = pieces.into_iter().map(|piece| match piece {
+            Piece::Bytes(bytes) => Ok(KeptPiece::Inline(bytes)),
+            Piece::File(file) => bodies.known(id, &file).map(KeptPiece::File),
+        });
+        self.spill(id, kept.collect::<Result<_>>()?, &bodies)
     }
 
     /// Brings the largest pieces into files until the rest fits into the engine.
@@ -110,6 +123,11 @@ impl Keeper {
             self.written.iter().for_each(|name| bodies.remove(name));
         }
     }
+}
+
+fn no_files() -> Error {
+    let text = "this store keeps no files; give the bytes of the body";
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 /// Brings a value from its file into memory; what was a file when it came stays one. One that is damaged stays what it
