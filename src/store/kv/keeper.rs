@@ -10,7 +10,7 @@ use super::append::Incoming;
 use super::records::{Kept, KeptPiece};
 use crate::action::{ActionId, Body, Piece};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::bodies::{Bodies, FileKind, INLINE_BYTES_MAX};
+use crate::store::bodies::{Bodies, FileKind};
 use crate::store::snapshot::blocking;
 use crate::store::{Advance, Append};
 
@@ -22,11 +22,22 @@ pub(super) enum Size {
 }
 
 impl Size {
-    pub(super) fn of(mut lengths: impl Iterator<Item = u64>) -> Self {
-        if lengths.any(|length| length > INLINE_BYTES_MAX) {
-            Self::Large
-        } else {
-            Self::Small
+    pub(super) fn of(mut lengths: impl Iterator<Item = u64>, bodies: Option<&Arc<Bodies>>) -> Self {
+        let max = bodies.map_or(u64::MAX, |bodies| bodies.inline_bytes_max());
+        match lengths.any(|length| length > max) {
+            true => Self::Large,
+            false => Self::Small,
+        }
+    }
+
+    /// Names of files are to be synced, however long they are.
+    pub(super) fn of_bodies<'b>(
+        bodies: impl Iterator<Item = &'b Body> + Clone,
+        kept: Option<&Arc<Bodies>>,
+    ) -> Self {
+        match bodies.clone().any(|body| body.files().next().is_some()) {
+            true => Self::Large,
+            false => Self::of(bodies.map(Body::len), kept),
         }
     }
 }
@@ -45,7 +56,7 @@ impl Keeper {
 
     pub(super) fn keep(&mut self, id: ActionId, kind: FileKind, value: Bytes) -> Result<Kept> {
         match &self.bodies {
-            Some(bodies) if value.len() as u64 > INLINE_BYTES_MAX => {
+            Some(bodies) if value.len() as u64 > bodies.inline_bytes_max() => {
                 let file = bodies.write(id, kind, &value)?;
                 self.written.push(file.name.clone());
                 Ok(Kept::File(file))
@@ -98,7 +109,7 @@ impl Keeper {
         let mut inline: Vec<_> = kept.iter_mut().filter(|piece| piece.inline() > 0).collect();
         inline.sort_by_key(|piece| piece.inline());
         let mut bytes: u64 = inline.iter().map(|piece| piece.inline()).sum();
-        while bytes > INLINE_BYTES_MAX
+        while bytes > bodies.inline_bytes_max()
             && let Some(piece) = inline.pop()
         {
             bytes -= piece.inline();

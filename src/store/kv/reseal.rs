@@ -8,7 +8,7 @@ use super::keeper::Size;
 use super::queue::Queue;
 use super::records::{Kept, frame};
 use super::{Engine, KvStore, keys};
-use crate::action::{ActionId, Body, FrameKind, Record};
+use crate::action::{ActionId, FrameKind, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::bodies::FileKind;
 use crate::store::{Amend, Amended, StoreFuture, Urgency};
@@ -37,11 +37,11 @@ impl<E: Engine + Send + 'static> KvStore<E> {
             let error = Error::new(ErrorKind::Unsupported, "not a change of sealed values");
             return Box::pin(std::future::ready(Err(error)));
         };
-        let lengths = body
-            .iter()
-            .map(Body::len)
-            .chain(answer.iter().map(|answer| answer.len() as u64));
-        let size = Size::of(lengths);
+        let kept = self.bodies.as_ref();
+        let size = match Size::of_bodies(body.iter(), kept) {
+            Size::Small => Size::of(answer.iter().map(|answer| answer.len() as u64), kept),
+            Size::Large => Size::Large,
+        };
         self.submit_kept(
             (size, Urgency::Now),
             move |keeper| {
