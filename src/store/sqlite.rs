@@ -85,7 +85,8 @@ impl SqliteOptions {
     }
 }
 
-/// A [`Store`] in a SQLite database.
+/// A [`Store`] in a SQLite database. In a directory of its own, bodies from files lie beside it, in `bodies/`, of any size; in an app's
+/// database they are read into memory, up to 16 MiB.
 ///
 /// # The outbox: a row and its request, both or neither
 ///

@@ -292,3 +292,109 @@ impl Opening {
         Ok(Some((opened.into(), self)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEALED: usize = CHUNK_BYTES + Record::SEAL_BYTES;
+
+    fn sealed(key: &Key, id: ActionId, content: &[u8]) -> Vec<u8> {
+        let source = Source::reader(io::Cursor::new(content.to_vec()), u64::MAX);
+        let mut sealing = Sealing::new(source, key.clone(), id);
+        let mut sealed = Vec::new();
+        sealing.read_to_end(&mut sealed).expect("sealed");
+        let measured = sealing.measured.get().expect("at its end");
+        assert_eq!(measured.bytes, content.len() as u64);
+        assert_eq!(measured.crc32c, crc32c::crc32c(content));
+        assert_eq!(measured.digest, *blake3::hash(content).as_bytes());
+        assert_eq!(sealed.len() as u64, sealed_bytes(measured.bytes));
+        sealed
+    }
+
+    /// What is given, and whether that was all. `step` is how much comes at once.
+    async fn opened(opener: Opener, sealed: &[u8], step: usize) -> (Vec<u8>, bool) {
+        let chunks: Vec<_> = sealed
+            .chunks(step)
+            .map(|chunk| Ok(Bytes::copy_from_slice(chunk)))
+            .collect();
+        let chunks: Chunks = Box::pin(stream::iter(chunks));
+        let opening = Opening {
+            chunks: chunks.fuse(),
+            ready: BytesMut::new(),
+            opener,
+        };
+        let mut opened = Box::pin(stream::try_unfold(opening, Opening::next));
+        let mut given = Vec::new();
+        while let Some(chunk) = opened.next().await {
+            match chunk {
+                Ok(chunk) => given.extend_from_slice(&chunk),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Corrupt);
+                    return (given, false);
+                }
+            }
+        }
+        (given, true)
+    }
+
+    #[tokio::test]
+    async fn every_length_comes_back() {
+        let (key, id) = (Key::generate(), ActionId::new());
+        for length in [
+            1,
+            CHUNK_BYTES - 1,
+            CHUNK_BYTES,
+            CHUNK_BYTES + 1,
+            3 * CHUNK_BYTES,
+        ] {
+            let content: Vec<u8> = (0..=255).cycle().take(length).collect();
+            let sealed = sealed(&key, id, &content);
+            for step in [1_000, SEALED, 300_000] {
+                let opener = Opener::new(key.clone(), id, length as u64);
+                let given = opened(opener, &sealed, step).await;
+                assert_eq!(given, (content.clone(), true), "{length} by {step}");
+            }
+            let whole = open_whole(&sealed.into(), key.clone(), id, length as u64);
+            assert_eq!(whole.expect("whole"), content);
+        }
+    }
+
+    /// Also when somebody makes the length that is told fit to what is left.
+    #[tokio::test]
+    async fn no_end_passes_for_the_end_but_the_last_chunk() {
+        let (key, id) = (Key::generate(), ActionId::new());
+        let content = vec![3; 3 * CHUNK_BYTES];
+        let sealed = sealed(&key, id, &content);
+        for chunks in [1, 2] {
+            let cut = &sealed[..chunks * SEALED];
+            for told in [chunks * CHUNK_BYTES, content.len()] {
+                let opener = Opener::new(key.clone(), id, told as u64);
+                let (given, is_whole) = opened(opener, cut, 50_000).await;
+                assert!(!is_whole && given.len() < told, "{chunks} told as {told}");
+            }
+        }
+        let longer = [&sealed[..], &sealed[2 * SEALED..]].concat();
+        for told in [3 * CHUNK_BYTES, 4 * CHUNK_BYTES] {
+            let opener = Opener::new(key.clone(), id, told as u64);
+            assert!(!opened(opener, &longer, SEALED).await.1, "told as {told}");
+        }
+        let opener = Opener::new(key.clone(), ActionId::new(), content.len() as u64);
+        assert_eq!(opened(opener, &sealed, SEALED).await, (Vec::new(), false));
+    }
+
+    #[test]
+    fn a_seal_reads_back_and_is_not_shown() {
+        let mut stored = BodyFile::new("bodies/x", 70_000, 5);
+        stored.seal = Bytes::from_static(b"of the store below");
+        let (key, id) = (Key::new([0xab; 32]), ActionId::new());
+        let (bytes, below) = (*key.bytes(), stored.clone());
+        let file = FileSeal { key, id, stored }.into_file(69_000, 6);
+        assert_eq!((file.bytes, file.crc32c), (69_000, 6));
+        assert!(!format!("{file:?}").contains("171"), "{file:?}");
+        let seal = FileSeal::of(&file).expect("sealed");
+        assert_eq!((*seal.key.bytes(), seal.id), (bytes, id));
+        assert_eq!(seal.stored, below);
+        assert!(FileSeal::of(&BodyFile::new("x", 1, 1)).is_none());
+    }
+}
