@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example big_body [MEBIBYTES]
+//! cargo run --release --features encrypt --example big_body -- sealed [MEBIBYTES]
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
@@ -19,7 +20,7 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
 use axum::routing::put;
 use futures_util::StreamExt;
-use syncvault::{ConnectivityMode, SyncVault};
+use syncvault::{ConnectivityMode, SyncVault, SyncVaultBuilder};
 
 use support::{Result, Server, impatient};
 
@@ -27,10 +28,7 @@ const MIB: u64 = 1024 * 1024;
 
 #[tokio::main]
 async fn main() -> Result {
-    let mebibytes = match std::env::args().nth(1) {
-        Some(text) => text.parse()?,
-        None => 2048,
-    };
+    let (is_sealed, mebibytes) = asked(std::env::args().skip(1))?;
     let dir = tempfile::tempdir()?;
     let film = dir.path().join("film");
     println!("{mebibytes} MiB, peak memory so far {}", peak_memory());
@@ -38,12 +36,14 @@ async fn main() -> Result {
 
     let router = Router::new().route("/films/{id}", put(digest_of));
     let mut server = Server::start(router).await?;
-    let vault = SyncVault::builder(server.url())
+    let mut builder = SyncVault::builder(server.url())
         .storage_path(dir.path().join("vault"))
         .retry_policy(impatient())
-        .bytes_max(mebibytes * MIB + MIB)
-        .build()
-        .await?;
+        .bytes_max(mebibytes * MIB + MIB);
+    if is_sealed {
+        builder = sealed(builder)?;
+    }
+    let vault = builder.build().await?;
     vault.set_connectivity(ConnectivityMode::Offline);
 
     let start = Instant::now();
@@ -73,6 +73,25 @@ async fn main() -> Result {
     println!("the server got {want}");
     vault.shutdown(Duration::from_secs(5)).await?;
     server.go_down().await
+}
+
+/// Whether the vault is a sealed one, and how large the file is.
+fn asked(args: impl Iterator<Item = String>) -> Result<(bool, u64)> {
+    let mut args = args.peekable();
+    let is_sealed = args.next_if(|word| word == "sealed").is_some();
+    let mebibytes = args.next().map_or(Ok(2048), |text| text.parse())?;
+    Ok((is_sealed, mebibytes))
+}
+
+#[cfg(feature = "encrypt")]
+fn sealed(builder: SyncVaultBuilder) -> Result<SyncVaultBuilder> {
+    let key = syncvault::store::crypt::Key::generate();
+    Ok(builder.encryption(key))
+}
+
+#[cfg(not(feature = "encrypt"))]
+fn sealed(_: SyncVaultBuilder) -> Result<SyncVaultBuilder> {
+    Err("switch the feature `encrypt` on".into())
 }
 
 /// Bytes that do not repeat, so that no file system can leave them out.

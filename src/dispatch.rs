@@ -298,8 +298,7 @@ impl Desk {
 
     /// A direct send may pass only an empty lane. No store call while the whole vault is empty.
     async fn is_lane_busy(&self, lane: &Lane) -> Result<bool> {
-        let counts = *self.parts.hub.status().counts();
-        if counts.pending == 0 && counts.blocked_lanes == 0 {
+        if self.parts.hub.is_empty() {
             return Ok(false);
         }
         let totals = self.parts.store.lane(lane.clone()).await?;

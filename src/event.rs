@@ -6,6 +6,7 @@ mod stream;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::stream::unfold;
@@ -134,6 +135,8 @@ pub(crate) struct EventHub {
     /// Nothing once the vault is closed: every stream then ends.
     senders: Mutex<Option<Senders>>,
     last: Mutex<(u64, Status)>,
+    /// The store changed, and could not tell its counts.
+    is_behind: AtomicBool,
 }
 
 /// What gives events their order.
@@ -175,6 +178,7 @@ impl EventHub {
             order: Mutex::default(),
             senders: Mutex::new(Some(senders)),
             last: Mutex::new((totals.commit, status)),
+            is_behind: AtomicBool::new(false),
         }
     }
 
@@ -219,9 +223,21 @@ impl EventHub {
     pub(crate) fn set_totals(&self, totals: Totals) {
         let mut last = lock(&self.last);
         if totals.commit >= last.0 {
+            self.is_behind.store(false, Ordering::Release);
             *last = (totals.commit, Status::of(totals.counts, false));
             self.send_status(last.1);
         }
+    }
+
+    pub(crate) fn counts_are_behind(&self) {
+        self.is_behind.store(true, Ordering::Release);
+    }
+
+    /// Nothing is pending and no lane is blocked, for certain.
+    pub(crate) fn is_empty(&self) -> bool {
+        let counts = *self.status().counts();
+        let is_empty = counts.pending == 0 && counts.blocked_lanes == 0;
+        is_empty && !self.is_behind.load(Ordering::Acquire)
     }
 
     pub(crate) fn store_failed(&self) {

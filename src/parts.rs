@@ -397,7 +397,10 @@ impl Parts {
     pub(crate) async fn publish_totals(&self) {
         match self.store.totals().await {
             Ok(totals) => self.hub.set_totals(totals),
-            Err(error) => tracing::warn!(%error, "the counts are not up to date"),
+            Err(error) => {
+                self.hub.counts_are_behind();
+                tracing::warn!(%error, "the counts are not up to date");
+            }
         }
     }
 

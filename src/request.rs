@@ -188,7 +188,8 @@ impl RequestBuilder {
     ///
     /// Each [`Delivery`] sends the copy; it is removed once it is not needed.
     ///
-    /// With a store that keeps no files, it is read into memory, up to 16 MiB. No `Content-Type` is set.
+    /// With a store that keeps no files (in memory, or an outbox in an app's database), it is read into memory, up to
+    /// 16 MiB. No `Content-Type` is set.
     ///
     /// ```
     /// # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {

@@ -128,11 +128,10 @@ impl Worker {
     pub(crate) async fn run(mut self) {
         loop {
             match self.step().await {
-                Ok(()) => {}
+                Ok(()) => self.answer_idlers(),
                 Err(error) if self.survives(&error) => {}
                 Err(error) => return self.give_up(error).await,
             }
-            self.answer_idlers();
             if self.is_done() {
                 return self.close().await;
             }
@@ -422,7 +421,11 @@ impl Worker {
                 self.probe();
                 self.is_hungry = true;
             }
-            Some(Control::Idle(idler)) => self.idlers.push(idler),
+            Some(Control::Idle(idler)) => {
+                // The counts that were told may be behind those of the store: only a step brings them for certain.
+                self.idlers.push(idler);
+                self.is_hungry = true;
+            }
             Some(Control::Shutdown { deadline, done }) => self.stop(deadline, Some(done)),
             None => {
                 self.has_handles = false;

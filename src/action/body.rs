@@ -1,5 +1,6 @@
 //! The body of a request or of an answer: in memory, in a file of the vault, or in pieces of both.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -27,14 +28,42 @@ pub enum Piece {
 }
 
 /// A body in a file of the vault. Length and checksum are checked before its last byte is sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BodyFile {
     /// Where it is.
     pub path: PathBuf,
-    /// Its length.
+    /// The length of the body in it.
     pub bytes: u64,
-    /// CRC32C of its content.
+    /// CRC32C of that body.
     pub crc32c: u32,
+    /// What a sealed store opens the file with; empty for one in clear. It is a secret: a store around another one keeps
+    /// it sealed, and nobody else keeps it.
+    pub seal: Bytes,
+}
+
+impl BodyFile {
+    /// A file in clear.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, bytes: u64, crc32c: u32) -> Self {
+        Self {
+            path: path.into(),
+            bytes,
+            crc32c,
+            seal: Bytes::new(),
+        }
+    }
+}
+
+/// Without the seal.
+impl fmt::Debug for BodyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyFile")
+            .field("path", &self.path)
+            .field("bytes", &self.bytes)
+            .field("is_sealed", &!self.seal.is_empty())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Body {

@@ -81,7 +81,7 @@ pub struct Record {
     pub coalesce: Option<String>,
     /// Hash of method, URL and body: the same key with another hash is a conflict.
     pub fingerprint: String,
-    /// Length of the body.
+    /// Length of the body. The store counts it; of a sealed one, it keeps what it was given.
     pub body_bytes: u64,
     /// Length of the kept answer.
     #[serde(default)]

@@ -15,7 +15,7 @@ use super::snapshot::{Snapshot, Source, damaged, uncopied};
 use crate::action::{ActionId, Body, BodyFile, Piece};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Values up to this length stay in the engine.
+/// Values up to this length stay in the engine, and snapshots in memory; an engine may keep longer values too.
 pub(super) const INLINE_BYTES_MAX: u64 = 8 * 1024;
 
 /// A file, as a record refers to it.
@@ -57,8 +57,11 @@ pub(super) enum Orphans {
 pub(super) struct Bodies {
     dir: PathBuf,
     quarantine: PathBuf,
-    run: u32,
+    /// Which run of the store writes: a random number, or that of the run itself where others may be alive.
+    run: AtomicU32,
     written: AtomicU32,
+    /// Values up to this length are left to the engine.
+    inline_bytes_max: u64,
     /// How a file is made durable. A test lets it fail.
     sync_file: fn(&File) -> io::Result<()>,
     /// How many syncs of the directory were asked for.
@@ -73,8 +76,9 @@ impl Bodies {
         Self {
             dir,
             quarantine,
-            run: rand::random(),
+            run: AtomicU32::new(rand::random()),
             written: AtomicU32::new(0),
+            inline_bytes_max: INLINE_BYTES_MAX,
             sync_file: File::sync_all,
             asked: AtomicU64::new(0),
             done: Mutex::new(0),
@@ -82,14 +86,33 @@ impl Bodies {
         }
     }
 
-    fn new_name(&self, id: ActionId, kind: FileKind) -> String {
-        let number = self.written.fetch_add(1, Ordering::Relaxed);
-        format!("{id}.{:08x}{number:08x}.{}", self.run, kind.name())
+    /// For an engine that keeps values of any length: only snapshots become files.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn of_snapshots(dir: PathBuf, quarantine: PathBuf) -> Self {
+        Self {
+            inline_bytes_max: u64::MAX,
+            ..Self::new(dir, quarantine)
+        }
     }
 
-    /// A path beside the directory, in that of the vault.
-    pub(super) fn beside(&self, name: &str) -> Option<PathBuf> {
-        self.dir.parent().map(|dir| dir.join(name))
+    pub(super) fn inline_bytes_max(&self) -> u64 {
+        self.inline_bytes_max
+    }
+
+    fn run(&self) -> u32 {
+        self.run.load(Ordering::Acquire)
+    }
+
+    /// Puts the number of the run into the names of its files, so that others can tell whether it is alive.
+    pub(super) fn name_run(&self, epoch: u64) {
+        // So many runs are never reached; if they were, their files would be left alone.
+        let run = u32::try_from(epoch).unwrap_or(u32::MAX);
+        self.run.store(run, Ordering::Release);
+    }
+
+    fn new_name(&self, id: ActionId, kind: FileKind) -> String {
+        let number = self.written.fetch_add(1, Ordering::Relaxed);
+        format!("{id}.{:08x}{number:08x}.{}", self.run(), kind.name())
     }
 
     /// Writes a value. Its name is durable after [`sync`](Self::sync).
@@ -118,11 +141,7 @@ impl Bodies {
             .map_err(uncopied)?;
         let measured = measure(&path).map_err(|e| failed("read", &path, e));
         let measured = measured.inspect_err(|_| self.remove(&name))?;
-        let file = BodyFile {
-            path,
-            bytes: measured.bytes,
-            crc32c: measured.crc32c,
-        };
+        let file = BodyFile::new(path, measured.bytes, measured.crc32c);
         Ok(Snapshot::new(Body::File(file), measured.digest))
     }
 
@@ -189,9 +208,24 @@ impl Bodies {
     ///
     /// [`ErrorKind::Invalid`] for a file that is none, or that was taken for another action.
     pub(super) fn own(&self, id: ActionId, file: &BodyFile) -> Result<FileRef> {
+        self.reference(id, file, |run| run == self.run())
+    }
+
+    /// As [`own`](Self::own), to a file of whatever run.
+    pub(super) fn known(&self, id: ActionId, file: &BodyFile) -> Result<FileRef> {
+        self.reference(id, file, |_| true)
+    }
+
+    fn reference(
+        &self,
+        id: ActionId,
+        file: &BodyFile,
+        is_run: impl Fn(u32) -> bool,
+    ) -> Result<FileRef> {
         let name = file.path.file_name().and_then(|name| name.to_str());
         let is_ours = |name: &&str| {
-            self.dir.join(name) == file.path && parse(name) == Some((id, FileKind::Body, self.run))
+            let is_of = |(of, kind, run)| of == id && kind == FileKind::Body && is_run(run);
+            self.dir.join(name) == file.path && parse(name).is_some_and(is_of)
         };
         let Some(name) = name.filter(is_ours) else {
             let text = format!(
@@ -261,8 +295,8 @@ impl Bodies {
         fs::rename(&from, to).map_err(|e| failed("move aside", &from, e))
     }
 
-    /// The files of our pattern that this run did not write.
-    pub(super) fn of_earlier_runs(&self) -> Result<Vec<(ActionId, FileKind, String)>> {
+    /// The files of our pattern that this run did not write, and those that did.
+    pub(super) fn of_other_runs(&self) -> Result<Vec<Stray>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(|e| failed("list", &self.dir, e))? {
             let entry = entry.map_err(|e| failed("list", &self.dir, e))?;
@@ -272,12 +306,27 @@ impl Bodies {
                 continue;
             };
             let is_file = entry.file_type().is_ok_and(|found| found.is_file());
-            if run != self.run && is_file {
-                found.push((id, kind, name.to_owned()));
+            if run != self.run() && is_file {
+                let name = name.to_owned();
+                found.push(Stray {
+                    id,
+                    kind,
+                    run,
+                    name,
+                });
             }
         }
         Ok(found)
     }
+}
+
+/// A file of another run.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stray {
+    pub(super) id: ActionId,
+    pub(super) kind: FileKind,
+    pub(super) run: u32,
+    pub(super) name: String,
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
@@ -345,11 +394,7 @@ mod tests {
     }
 
     fn body_file(file: &FileRef) -> BodyFile {
-        BodyFile {
-            path: file.name.clone().into(),
-            bytes: file.bytes,
-            crc32c: file.crc32c,
-        }
+        BodyFile::new(&file.name, file.bytes, file.crc32c)
     }
 
     #[test]
@@ -378,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_of_our_pattern_and_of_earlier_runs_are_listed() {
+    fn only_files_of_our_pattern_and_of_other_runs_are_listed() {
         let temp = tempfile::tempdir().expect("tempdir");
         let (id, value) = (ActionId::new(), Bytes::from_static(b"x"));
         let earlier = bodies_in(temp.path());
@@ -387,8 +432,14 @@ mod tests {
         fs::write(temp.path().join(format!("{id}.body")), "x").expect("write");
         let now = bodies_in(temp.path());
         now.write(id, FileKind::Body, &value).expect("write");
-        let found = now.of_earlier_runs().expect("list");
-        assert_eq!(found, [(id, FileKind::Answer, old.name)]);
+        let found = now.of_other_runs().expect("list");
+        let want = Stray {
+            id,
+            kind: FileKind::Answer,
+            run: earlier.run(),
+            name: old.name,
+        };
+        assert_eq!(found, [want]);
     }
 
     #[cfg(unix)]
@@ -519,7 +570,7 @@ mod tests {
         let bodies = bodies_in(&dir);
         let error = bodies.read(&body_file(&file)).expect_err("a link");
         assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert_eq!(bodies.of_earlier_runs().expect("list"), []);
+        assert_eq!(bodies.of_other_runs().expect("list"), []);
     }
 
     fn names(dir: &Path) -> Vec<String> {

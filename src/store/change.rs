@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::action::{ActionId, Record};
+use crate::action::{ActionId, Body, Record};
 use crate::clock::Timestamp;
 
 /// A change that a person or an app asks for.
@@ -74,8 +74,8 @@ pub enum Amend {
         content: Bytes,
         /// What went wrong last.
         last_error: Option<String>,
-        /// The body, if there is one.
-        body: Option<Bytes>,
+        /// The body, if there is one. Its files are among those that it has.
+        body: Option<Body>,
         /// The answer, if there is one.
         answer: Option<Bytes>,
     },

@@ -187,7 +187,8 @@ impl Default for Opened {
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Totals {
-    /// Grows with every commit of this run: of two, the one with the larger number is newer.
+    /// Grows with every change of this run, also among those that share a commit: of two, the one with the larger number
+    /// is newer.
     pub commit: u64,
     /// What is there now.
     pub counts: Counts,

@@ -80,10 +80,10 @@ impl SledStore {
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: SledOptions) -> Result<Self> {
         let dir = VaultDir::open(path.as_ref())?;
-        let quarantine = dir.path().join(QUARANTINE);
+        let (quarantine, keyring) = (dir.path().join(QUARANTINE), dir.path().join("keyring"));
         let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
         let open = move || open_engine(dir, &options);
-        let store = KvStore::with_bodies(open, Some(bodies))?;
+        let store = KvStore::with_bodies(open, Some(bodies))?.with_keyring(keyring);
         Ok(Self { store })
     }
 }

@@ -82,12 +82,18 @@ impl Source {
         Ok(bytes)
     }
 
-    fn read_to_end(self, bytes_max: u64) -> io::Result<Vec<u8>> {
-        let mut reader: Box<dyn Read> = match self.content {
+    /// What is left to read, and how much of it is allowed.
+    pub(super) fn into_reader(self) -> (Box<dyn Read + Send>, u64) {
+        let reader: Box<dyn Read + Send> = match self.content {
             Content::File(file) => Box::new(file),
             Content::Reader(reader) => reader,
         };
-        let bytes_max = bytes_max.min(self.bytes_max);
+        (reader, self.bytes_max)
+    }
+
+    fn read_to_end(self, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let (mut reader, allowed) = self.into_reader();
+        let bytes_max = bytes_max.min(allowed);
         let mut bytes = Vec::new();
         reader
             .by_ref()
@@ -98,7 +104,7 @@ impl Source {
     }
 }
 
-fn within(bytes: u64, bytes_max: u64) -> io::Result<()> {
+pub(super) fn within(bytes: u64, bytes_max: u64) -> io::Result<()> {
     if bytes <= bytes_max {
         return Ok(());
     }

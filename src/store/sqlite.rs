@@ -10,6 +10,7 @@ mod schema;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use rusqlite::{Connection, Transaction};
 use self::connect::{Tuning, busy, in_savepoint, says};
 use self::file::{Mark, SidePlace};
 use self::peers::Locks;
+use super::bodies::Bodies;
 use super::dir::VaultDir;
 use super::kv::{Batch, Engine, KvStore, Peers, append_within};
 use super::{
@@ -30,6 +32,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The name of the database in the directory of a vault.
 const FILE: &str = "vault.db";
+
+/// Where files go that may be all that is left of an action.
+const QUARANTINE: &str = "quarantine";
 
 /// How many pages of nothing a close gives back to the file system, at most: 64 MiB.
 const VACUUM_PAGES: u32 = 16 * 1024;
@@ -80,7 +85,8 @@ impl SqliteOptions {
     }
 }
 
-/// A [`Store`] in a SQLite database.
+/// A [`Store`] in a SQLite database. In a directory of its own, bodies from files lie beside it, in `bodies/`, of any size; in an app's
+/// database they are read into memory, up to 16 MiB.
 ///
 /// # The outbox: a row and its request, both or neither
 ///
@@ -134,11 +140,13 @@ impl SqliteStore {
             Access::Shared => VaultDir::open_shared(path.as_ref())?,
         };
         let path = dir.path().join(FILE);
+        let quarantine = dir.path().join(QUARANTINE);
+        let bodies = Arc::new(Bodies::of_snapshots(dir.subdir("bodies")?, quarantine));
         let open = {
             let options = options.clone();
             move || SqliteEngine::open_own(dir, &options)
         };
-        let store = KvStore::threaded(open)?;
+        let store = KvStore::with_bodies(open, Some(bodies))?;
         let access = options.access;
         let store = match access {
             Access::Alone => store,

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "sled")]
 mod canary;
+#[cfg(feature = "sled")]
+mod files;
 #[cfg(feature = "test-util")]
 mod forgetting;
 mod keys;

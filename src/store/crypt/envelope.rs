@@ -30,14 +30,12 @@ pub(super) enum Kind {
     Failure,
     Gate,
     Keyring,
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "bodies in files will be sealed in chunks")
-    )]
     Chunk {
         number: u32,
         is_last: bool,
     },
+    /// What stands in front of the files of a body.
+    Pieces,
 }
 
 /// Where a sealed value belongs: what it is, and whose.
@@ -57,6 +55,7 @@ impl Place {
             Kind::Gate => (5, 0, false),
             Kind::Keyring => (6, 0, false),
             Kind::Chunk { number, is_last } => (7, number, is_last),
+            Kind::Pieces => (8, 0, false),
         };
         let number = u32::to_le_bytes(number);
         let parts: [&[u8]; 5] = [head, &[kind], &self.id, &number, &[u8::from(is_last)]];
@@ -143,6 +142,7 @@ mod tests {
             place(Kind::Failure, 1),
             place(Kind::Gate, 1),
             place(Kind::Keyring, 1),
+            place(Kind::Pieces, 1),
             place(chunk(0, false), 1),
             place(chunk(1, false), 1),
             place(chunk(1, true), 1),

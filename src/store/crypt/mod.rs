@@ -1,10 +1,12 @@
 //! A store around another one that sees no content and no name: values are sealed on the way in and opened on the way
 //! out. What the scheduler needs (ids, times, states, counts) stays readable, and hashes stand for names.
 
+mod chunks;
 mod envelope;
 mod key;
 mod keyring;
 mod names;
+mod pieces;
 mod reencrypt;
 mod step;
 
@@ -19,10 +21,10 @@ pub use self::key::{Key, KeyError, KeyFile, KeyFuture, KeyProvider, Keys};
 use self::keyring::Keyring;
 use self::reencrypt::Pass;
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Cursor, Find, LaneTotals, Opened,
-    Page, Part, Query, Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Cursor, Find, LaneTotals,
+    Opened, Page, Part, Query, Snapshot, Source, Store, StoreFuture, Totals,
 };
-use crate::action::{ActionId, Body, Lane, Record};
+use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -353,10 +355,11 @@ impl Store for Sealed {
 
     fn body(&self, id: ActionId) -> StoreFuture<'_, Option<Body>> {
         Box::pin(async move {
-            let body = self.store.body(id).await?;
-            let ring = self.ring()?;
-            body.map(|body| step::open_body(&ring, id, &body))
-                .transpose()
+            let Some(body) = self.store.body(id).await? else {
+                return Ok(None);
+            };
+            let body = self.at_hand(body).await?;
+            pieces::open(&*self.ring()?, id, body).map(Some)
         })
     }
 
@@ -379,6 +382,14 @@ impl Store for Sealed {
             page.records = self.all_opened(&ring, page.records).await;
             Ok(page)
         })
+    }
+
+    fn snapshot(&self, id: ActionId, source: Source) -> StoreFuture<'_, Snapshot> {
+        Box::pin(self.take_snapshot(id, source))
+    }
+
+    fn chunks(&self, file: BodyFile) -> StoreFuture<'_, Chunks> {
+        Box::pin(self.open_chunks(file))
     }
 
     fn totals(&self) -> StoreFuture<'_, Totals> {

@@ -1,11 +1,12 @@
 //! Sealing everything anew, in bounded steps: new keys, each record under them, then the old keys go. What is done
-//! stays done: a record tells by its key whether it is still to do.
+//! stays done: a record tells by its key whether it is still to do. Of a body in files, the value with their keys is sealed
+//! anew; the files stay as they are.
 
 use bytes::Bytes;
 
 use super::keyring::Keyring;
-use super::{Cursor, Kind, Sealed, lock};
-use crate::action::{Body, Record};
+use super::{Cursor, Kind, Sealed, lock, pieces};
+use crate::action::Record;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Amend, Amended, Find, Part, Query, Store};
 
@@ -97,17 +98,12 @@ impl Sealed {
                 return Ok(None);
             }
         };
-        let bytes = match self.body(id).await? {
-            None => None,
-            Some(Body::Bytes(bytes)) => Some(bytes),
-            Some(Body::File(_) | Body::Pieces(_)) => return Ok(None),
-        };
         let change = Amend::Reseal {
             id,
             revision,
             content: clear.content.clone(),
             last_error: clear.last_error.clone(),
-            body: bytes,
+            body: self.body(id).await?,
             answer: self.answer(id).await?,
         };
         match self.reseal(change).await? {
@@ -139,17 +135,15 @@ impl Sealed {
         let ring = self.ring_for(std::iter::once(owner)).await?;
         let sealed = ring.seal_record(&clear)?;
         let owner = sealed.principal.as_deref();
-        let seal = |kind, value: Option<Bytes>| {
-            let sealed = value.map(|value| ring.seal_value(owner, kind, id, &value));
-            sealed.transpose()
-        };
+        let seal_answer = |answer: Bytes| ring.seal_value(owner, Kind::Answer, id, &answer);
+        let seal_body = |body| pieces::seal(&ring, owner, id, body);
         let change = Amend::Reseal {
             id,
             revision,
             content: sealed.content.clone(),
             last_error: sealed.last_error.clone(),
-            body: seal(Kind::Body, body)?,
-            answer: seal(Kind::Answer, answer)?,
+            body: body.map(seal_body).transpose()?,
+            answer: answer.map(seal_answer).transpose()?,
         };
         self.store.amend(change).await
     }

@@ -6,25 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::keyring::Keyring;
-use super::{Kind, Sealed, lock};
-use crate::action::{ActionId, Body, Record};
+use super::{Kind, Sealed, lock, pieces};
+use crate::action::{Body, Record};
 use crate::decide::{Gate, GateKey};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::store::{Advance, Advanced, Append, Appended, Find, Lease, Leased, Settle, Whose};
-
-/// Opens a body that the store brought into memory.
-pub(super) fn open_body(ring: &Keyring, id: ActionId, body: &Body) -> Result<Body> {
-    match body {
-        Body::Bytes(sealed) => {
-            let opened = ring.open_value(Kind::Body, id, sealed)?;
-            Ok(Body::Bytes(opened.into()))
-        }
-        Body::File(_) | Body::Pieces(_) => Err(Error::new(
-            ErrorKind::Corrupt,
-            "the file of a sealed body cannot be read",
-        )),
-    }
-}
 
 /// The names and the content of `clear`, on what the store made of the action.
 fn restored(stored: Record, clear: &Record, last_error: Option<String>) -> Record {
@@ -70,11 +56,7 @@ impl Sealed {
     }
 
     async fn seal_append(&self, ring: &Keyring, mut append: Append) -> Result<Append> {
-        let Body::Bytes(body) = &append.body else {
-            let text = "a body in a file cannot be sealed yet; give its bytes";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        };
-        append.record.body_bytes = body.len() as u64;
+        append.record.body_bytes = append.body.len();
         let mut record = ring.seal_record(&append.record)?;
         if let Some(key) = &append.record.key
             && let Ok(id) = key.parse()
@@ -85,7 +67,7 @@ impl Sealed {
             record.key = Some(key.clone());
         }
         let owner = record.principal.as_deref();
-        append.body = Body::Bytes(ring.seal_value(owner, Kind::Body, record.id, body)?);
+        append.body = pieces::seal(ring, owner, record.id, append.body)?;
         append.record = record;
         Ok(append)
     }
@@ -213,13 +195,14 @@ impl Sealed {
     async fn taken_off(&self, ring: &Keyring, leased: Leased) -> Option<Leased> {
         let id = leased.record.id;
         let record = self.opened(ring, leased.record).await?;
-        let body = match &leased.body {
-            Body::Bytes(_) => open_body(ring, id, &leased.body),
-            Body::File(_) | Body::Pieces(_) => match self.store.body(id).await {
-                Ok(Some(body @ Body::Bytes(_))) => open_body(ring, id, &body),
-                // Who loads it finds out what is wrong with the file.
-                _ => Ok(leased.body),
-            },
+        let at_hand = match &leased.body {
+            Body::File(_) => self.store.body(id).await.ok().flatten(),
+            body => self.at_hand(body.clone()).await.ok(),
+        };
+        let body = match at_hand {
+            Some(body @ (Body::Bytes(_) | Body::Pieces(_))) => pieces::open(ring, id, body),
+            // Who loads it finds out what is wrong with the file.
+            _ => Ok(leased.body),
         };
         let body = match body {
             Ok(body) => body,

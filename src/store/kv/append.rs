@@ -28,7 +28,9 @@ impl<E: Engine> Queue<E> {
             return Ok(known);
         }
         let mut record = append.record;
-        record.body_bytes = record.unsealed_bytes(body.len());
+        if record.head_bytes.is_none() {
+            record.body_bytes = body.len();
+        }
         let replaced = self.coalesced(&record)?;
         if let Some(limit) = self.limit_reached(&append.limits, &record, replaced.as_ref()) {
             self.refuse_body(record.id, body);

@@ -10,7 +10,7 @@ use super::append::Incoming;
 use super::records::{Kept, KeptPiece};
 use crate::action::{ActionId, Body, Piece};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::bodies::{Bodies, FileKind, INLINE_BYTES_MAX};
+use crate::store::bodies::{Bodies, FileKind};
 use crate::store::snapshot::blocking;
 use crate::store::{Advance, Append};
 
@@ -22,11 +22,22 @@ pub(super) enum Size {
 }
 
 impl Size {
-    pub(super) fn of(mut lengths: impl Iterator<Item = u64>) -> Self {
-        if lengths.any(|length| length > INLINE_BYTES_MAX) {
-            Self::Large
-        } else {
-            Self::Small
+    pub(super) fn of(mut lengths: impl Iterator<Item = u64>, bodies: Option<&Arc<Bodies>>) -> Self {
+        let max = bodies.map_or(u64::MAX, |bodies| bodies.inline_bytes_max());
+        match lengths.any(|length| length > max) {
+            true => Self::Large,
+            false => Self::Small,
+        }
+    }
+
+    /// Names of files are to be synced, however long they are.
+    pub(super) fn of_bodies<'b>(
+        bodies: impl Iterator<Item = &'b Body> + Clone,
+        kept: Option<&Arc<Bodies>>,
+    ) -> Self {
+        match bodies.clone().any(|body| body.files().next().is_some()) {
+            true => Self::Large,
+            false => Self::of(bodies.map(Body::len), kept),
         }
     }
 }
@@ -45,7 +56,7 @@ impl Keeper {
 
     pub(super) fn keep(&mut self, id: ActionId, kind: FileKind, value: Bytes) -> Result<Kept> {
         match &self.bodies {
-            Some(bodies) if value.len() as u64 > INLINE_BYTES_MAX => {
+            Some(bodies) if value.len() as u64 > bodies.inline_bytes_max() => {
                 let file = bodies.write(id, kind, &value)?;
                 self.written.push(file.name.clone());
                 Ok(Kept::File(file))
@@ -57,8 +68,7 @@ impl Keeper {
     /// Takes snapshots over, all before anything can fail: what is refused is removed.
     fn keep_pieces(&mut self, id: ActionId, pieces: Vec<Piece>) -> Result<Kept> {
         let Some(bodies) = self.bodies.clone() else {
-            let text = "this store keeps no files; give the bytes of the body";
-            return Err(Error::new(ErrorKind::Unsupported, text));
+            return Err(no_files());
         };
         let mut kept = Vec::with_capacity(pieces.len());
         let mut foreign = None;
@@ -80,12 +90,26 @@ impl Keeper {
         }
     }
 
+    /// A body that takes the place of another one of the same action. Its files are there already, of whatever run.
+    pub(super) fn keep_again(&mut self, id: ActionId, body: Body) -> Result<Kept> {
+        let (pieces, bodies) = match (body, self.bodies.clone()) {
+            (Body::Bytes(bytes), _) => return self.keep(id, FileKind::Body, bytes),
+            (body, Some(bodies)) => (body.into_pieces(), bodies),
+            (_, None) => return Err(no_files()),
+        };
+        let kept = pieces.into_iter().map(|piece| match piece {
+            Piece::Bytes(bytes) => Ok(KeptPiece::Inline(bytes)),
+            Piece::File(file) => bodies.known(id, &file).map(KeptPiece::File),
+        });
+        self.spill(id, kept.collect::<Result<_>>()?, &bodies)
+    }
+
     /// Brings the largest pieces into files until the rest fits into the engine.
     fn spill(&mut self, id: ActionId, mut kept: Vec<KeptPiece>, bodies: &Bodies) -> Result<Kept> {
         let mut inline: Vec<_> = kept.iter_mut().filter(|piece| piece.inline() > 0).collect();
         inline.sort_by_key(|piece| piece.inline());
         let mut bytes: u64 = inline.iter().map(|piece| piece.inline()).sum();
-        while bytes > INLINE_BYTES_MAX
+        while bytes > bodies.inline_bytes_max()
             && let Some(piece) = inline.pop()
         {
             bytes -= piece.inline();
@@ -110,6 +134,11 @@ impl Keeper {
             self.written.iter().for_each(|name| bodies.remove(name));
         }
     }
+}
+
+fn no_files() -> Error {
+    let text = "this store keeps no files; give the bytes of the body";
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 /// Brings a value from its file into memory; what was a file when it came stays one. One that is damaged stays what it

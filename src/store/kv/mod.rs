@@ -157,7 +157,7 @@ pub struct KvStore<E: Engine> {
     front: Arc<Front<E>>,
     status: Arc<Status>,
     bodies: Option<Arc<Bodies>>,
-    /// A file of its own, where there is a directory: an engine keeps what was overwritten for a while.
+    /// A file of its own, for an engine that keeps for a while what was overwritten.
     keyring: Option<PathBuf>,
     is_swept: AtomicBool,
     /// How often to look whether somebody else changed what is stored; nothing = nobody else can.
@@ -196,11 +196,17 @@ impl<E: Engine + Send + 'static> KvStore<E> {
         Self {
             front: Arc::new(front),
             status,
-            keyring: bodies.as_ref().and_then(|bodies| bodies.beside("keyring")),
+            keyring: None,
             bodies,
             is_swept: AtomicBool::new(false),
             poll: None,
         }
+    }
+
+    /// Keeps the keyring in a file of its own.
+    pub(super) fn with_keyring(mut self, path: PathBuf) -> Self {
+        self.keyring = Some(path);
+        self
     }
 
     /// Looks every `poll` whether somebody else changed what is stored: for engines with [`Peers`].
@@ -297,10 +303,13 @@ impl<E: Engine + Send + 'static> KvStore<E> {
 impl<E: Engine + Send + 'static> Store for KvStore<E> {
     fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened> {
         let is_first = !self.is_swept.swap(true, Ordering::AcqRel);
-        let bodies = self.bodies.clone().filter(|_| is_first);
+        let bodies = self.bodies.clone();
         self.submit(move |queue| {
             let opened = queue.open(now)?;
-            if let Some(bodies) = bodies {
+            if let Some(bodies) = &bodies {
+                queue.name_run(bodies);
+            }
+            if let Some(bodies) = bodies.filter(|_| is_first) {
                 let orphans = match opened.is_balanced {
                     true => Orphans::Remove,
                     false => Orphans::SetAside,
@@ -315,7 +324,8 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
         if let Err(error) = check(&batch) {
             return Box::pin(std::future::ready(Err(error)));
         }
-        let size = Size::of(batch.iter().map(|append| append.body.len()));
+        let bodies = batch.iter().map(|append| &append.body);
+        let size = Size::of_bodies(bodies, self.bodies.as_ref());
         let order = (size, Urgency::Now);
         self.submit_kept(order, |keeper| keep_all(keeper, batch), Queue::append)
     }
@@ -325,7 +335,8 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
             .settle
             .iter()
             .filter_map(|settle| settle.answer.as_ref());
-        let size = Size::of(answers.map(|answer| answer.len() as u64));
+        let lengths = answers.map(|answer| answer.len() as u64);
+        let size = Size::of(lengths, self.bodies.as_ref());
         let order = (size, step.urgency);
         let done = self.submit_kept(order, |keeper| keep_answers(keeper, step), Queue::advance);
         let bodies = self.bodies.clone();
@@ -364,7 +375,8 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
             Amend::Reencrypt { .. } => Box::pin(std::future::ready(Ok(Amended::Done(Vec::new())))),
             Amend::Hasten { until } => self.submit(move |queue| queue.hasten(until)),
             Amend::KeepAnswer { id, answer } => {
-                let size = Size::of(std::iter::once(answer.len() as u64));
+                let length = std::iter::once(answer.len() as u64);
+                let size = Size::of(length, self.bodies.as_ref());
                 self.submit_kept(
                     (size, Urgency::Soon),
                     move |keeper| keeper.keep(id, FileKind::Answer, answer),

@@ -12,7 +12,7 @@ use crate::action::{ActionId, Body, Change, Record, WireState};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::store::Opened;
-use crate::store::bodies::{Bodies, FileKind, Orphans};
+use crate::store::bodies::{Bodies, FileKind, Orphans, Stray};
 
 impl<E: Engine> Queue<E> {
     pub(super) fn load_in_flight(&mut self) -> Result<()> {
@@ -151,21 +151,35 @@ impl<E: Engine> Queue<E> {
         Ok(())
     }
 
-    /// Removes the files of earlier runs that no record refers to, or moves them aside.
+    /// Where others may be alive, the names of files tell which run wrote them.
+    pub(super) fn name_run(&mut self, bodies: &Bodies) {
+        if self.txn.peers().is_some() {
+            bodies.name_run(self.epoch);
+        }
+    }
+
+    /// Removes the files of dead runs that no record refers to, or moves them aside. What a live run wrote may be on its
+    /// way into a record. No run starts meanwhile: this is a part of the commit that starts one.
     pub(super) fn sweep(&mut self, bodies: &Bodies, orphans: Orphans) -> Result<()> {
-        for (id, kind, name) in bodies.of_earlier_runs()? {
+        for stray in bodies.of_other_runs()? {
+            if let Some(peers) = self.txn.peers()
+                && peers.is_live(u64::from(stray.run))?
+            {
+                continue;
+            }
+            let Stray { id, kind, name, .. } = stray;
             let (key, value) = match kind {
                 FileKind::Body => (keys::birth(id), self.body_of(id)),
                 FileKind::Answer => (keys::answer(id), self.answer_of(id)),
             };
-            let is_live = match value {
+            let is_named = match value {
                 Ok(Some(body)) if body.files().next().is_some() => is_named(&body, &name),
                 Ok(_) => self.txn.get(&keys::quarantine(&key))?.is_some(),
                 // What cannot be read may still refer to it.
                 Err(_) => true,
             };
             match orphans {
-                _ if is_live => {}
+                _ if is_named => {}
                 Orphans::Remove => self.garbage.push(name),
                 Orphans::SetAside => bodies.set_aside(&name)?,
             }

@@ -61,7 +61,8 @@ pub(super) struct Queue<E> {
     pub(super) direct: HashMap<Lane, HashSet<ActionId>>,
     /// Another process stands in the way: what it holds must be looked at again.
     pub(super) must_watch: bool,
-    commits: u64,
+    /// The number of the newest totals that anybody was told.
+    told: u64,
     /// Heads that were decoded lately.
     pub(super) heads: HashMap<ActionId, Head>,
     pub(super) gates: Gates,
@@ -92,7 +93,7 @@ impl<E: Engine> Queue<E> {
             in_flight: HashMap::new(),
             direct: HashMap::new(),
             must_watch: false,
-            commits: 0,
+            told: 0,
             heads: HashMap::new(),
             gates: Gates::default(),
             ready: Ready::default(),
@@ -162,7 +163,7 @@ impl<E: Engine> Queue<E> {
             self.tally_written = self.tally.clone();
         }
         self.txn.commit()?;
-        self.commits += 1;
+        self.told += 1;
         if self.lanes.len() > WARM_MAX {
             self.lanes.clear();
         }
@@ -174,19 +175,17 @@ impl<E: Engine> Queue<E> {
 
     pub(super) fn totals(&self) -> Totals {
         Totals {
-            commit: self.commits,
+            commit: self.told,
             counts: self.tally.counts,
             ledger: self.tally.ledger,
         }
     }
 
-    /// Counts and ledger in the middle of a group, heads included.
+    /// Counts and ledger in the middle of a group, heads included. What the rest of the group changes is newer.
     pub(super) fn totals_now(&mut self) -> Result<Totals> {
         self.tally.counts.oldest = self.oldest_created()?;
-        let mut totals = self.totals();
-        // As the commit that makes them durable will count.
-        totals.commit += 1;
-        Ok(totals)
+        self.told += 1;
+        Ok(self.totals())
     }
 
     pub(super) fn row<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {

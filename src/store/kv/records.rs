@@ -54,6 +54,16 @@ impl Kept {
         }
     }
 
+    pub(super) fn has_file(&self, name: &str) -> bool {
+        match self {
+            Self::Inline(_) => false,
+            Self::File(file) => file.name == name,
+            Self::Pieces(pieces) => pieces
+                .iter()
+                .any(|piece| matches!(piece, KeptPiece::File(file) if file.name == name)),
+        }
+    }
+
     fn files(self) -> Vec<FileRef> {
         match self {
             Self::Inline(_) => Vec::new(),
@@ -361,11 +371,7 @@ fn unframe(bytes: Bytes, kind: FrameKind) -> Result<Body> {
 }
 
 fn named(file: FileRef) -> BodyFile {
-    BodyFile {
-        path: file.name.into(),
-        bytes: file.bytes,
-        crc32c: file.crc32c,
-    }
+    BodyFile::new(file.name, file.bytes, file.crc32c)
 }
 
 fn pieces_of(pieces: Vec<PieceRef>, mut content: Bytes) -> Result<Vec<Piece>> {

@@ -1,5 +1,7 @@
 //! What a sealed vault asks for: the same values sealed anew, and quarantine for what does not open.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::keeper::Size;
@@ -35,16 +37,15 @@ impl<E: Engine + Send + 'static> KvStore<E> {
             let error = Error::new(ErrorKind::Unsupported, "not a change of sealed values");
             return Box::pin(std::future::ready(Err(error)));
         };
-        let size = Size::of(
-            [&body, &answer]
-                .into_iter()
-                .flatten()
-                .map(|v| v.len() as u64),
-        );
+        let kept = self.bodies.as_ref();
+        let size = match Size::of_bodies(body.iter(), kept) {
+            Size::Small => Size::of(answer.iter().map(|answer| answer.len() as u64), kept),
+            Size::Large => Size::Large,
+        };
         self.submit_kept(
             (size, Urgency::Now),
             move |keeper| {
-                let body = body.map(|body| keeper.keep(id, FileKind::Body, body));
+                let body = body.map(|body| keeper.keep_again(id, body));
                 let answer = answer.map(|answer| keeper.keep(id, FileKind::Answer, answer));
                 Ok(Resealed {
                     id,
@@ -63,11 +64,11 @@ impl<E: Engine + Send + 'static> KvStore<E> {
 impl<E: Engine> Queue<E> {
     fn reseal(&mut self, new: Resealed) -> Result<Amended> {
         let Some(mut record) = self.record(new.id)? else {
-            self.refuse_all([new.body, new.answer]);
+            self.refuse_new(new);
             return Ok(Amended::Unknown);
         };
         if record.revision != new.revision || self.in_flight.contains_key(&new.id) {
-            self.refuse_all([new.body, new.answer]);
+            self.refuse_new(new);
             return Ok(Amended::NotNow(record));
         }
         record.content = new.content;
@@ -82,16 +83,22 @@ impl<E: Engine> Queue<E> {
         Ok(Amended::Done(vec![record]))
     }
 
-    fn refuse_all(&mut self, values: [Option<Kept>; 2]) {
-        for value in values.into_iter().flatten() {
-            self.refuse(value);
+    fn refuse_new(&mut self, new: Resealed) {
+        if let Some(body) = new.body {
+            self.refuse_body(new.id, body);
+        }
+        if let Some(answer) = new.answer {
+            self.refuse(answer);
         }
     }
 
-    /// Puts another body in the place of the one before.
+    /// Puts another body in the place of the one before. Files that it has again stay.
     fn put_body(&mut self, record: &Record, body: &Kept) -> Result<()> {
-        let old = self.body_of(record.id);
-        self.drop_file(old);
+        if let Ok(Some(old)) = self.body_of(record.id) {
+            let old = old.files().map(|file| file.path.to_string_lossy());
+            let gone = old.filter(|name| !body.has_file(name));
+            self.garbage.extend(gone.map(Cow::into_owned));
+        }
         let mut bytes = record.encode()?;
         bytes.extend_from_slice(&frame(FrameKind::Body, record.id, body)?);
         self.txn.put(keys::birth(record.id), bytes);

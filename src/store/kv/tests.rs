@@ -37,6 +37,12 @@ fn queue() -> Queue<MemoryEngine> {
 }
 
 fn append(queue: &mut Queue<MemoryEngine>, append: Append) -> Appended {
+    let done = append_only(queue, append);
+    queue.commit().expect("commit");
+    done
+}
+
+fn append_only(queue: &mut Queue<MemoryEngine>, append: Append) -> Appended {
     let Body::Bytes(body) = append.body.clone() else {
         unreachable!("tests append bytes")
     };
@@ -44,7 +50,6 @@ fn append(queue: &mut Queue<MemoryEngine>, append: Append) -> Appended {
     let mut done = queue
         .append(vec![Incoming { append, body }])
         .expect("append");
-    queue.commit().expect("commit");
     done.pop().expect("one")
 }
 
@@ -256,6 +261,20 @@ fn drain(queue: &mut Queue<MemoryEngine>) {
         step(queue, advance);
     }
     panic!("it does not drain: {:?}", queue.totals());
+}
+
+/// Symptom: a vault with an action in its queue took itself for empty; `wait_idle` ended, and a direct send passed its
+/// lane. Cause: an `advance` and an `append` in one commit told different counts under one number. Fix: numbers of their own.
+#[test]
+fn of_counts_in_one_commit_the_later_ones_are_newer() {
+    let mut queue = queue();
+    let (advance, answers) = (lease(1, 1), Vec::new());
+    let before = queue.advance(Step { advance, answers }).expect("advance");
+    let after = append_only(&mut queue, action("l", 1));
+    assert!(matches!(after, Appended::Queued { .. }));
+    queue.commit().expect("commit");
+    assert_eq!(queue.totals().counts.pending, 1);
+    assert!(queue.totals().commit > before.totals.commit);
 }
 
 #[test]

@@ -325,11 +325,7 @@ async fn a_foreign_file_is_not_taken_for_a_snapshot() {
     let store = SledStore::open(temp.path().join("vault")).expect("open");
     store.open(at(1)).await.expect("open");
     let mut append = action(Vec::new());
-    append.body = Body::File(BodyFile {
-        path: foreign.clone(),
-        bytes: 4,
-        crc32c: 0,
-    });
+    append.body = Body::File(BodyFile::new(&foreign, 4, 0));
     let error = store.append(vec![append]).await.expect_err("foreign");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(foreign.exists());

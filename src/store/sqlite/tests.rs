@@ -350,6 +350,7 @@ async fn everything_in_the_directory_is_ours_alone() {
         names,
         [
             "LOCK",
+            "bodies",
             "drain.lock",
             "open.lock",
             "runs",

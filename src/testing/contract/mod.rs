@@ -319,6 +319,7 @@ macro_rules! __store_contract_rules {
                 retention_comes_to_an_end
             }
             sealing {
+                a_body_of_files_is_replaced_around_them
                 a_keyring_is_kept
                 values_are_replaced_in_their_place
                 values_are_not_replaced_at_the_wrong_time

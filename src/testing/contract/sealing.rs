@@ -1,13 +1,16 @@
 //! What a sealed vault asks of a store: it keeps a keyring, puts values in the place of others, and sets aside what does
 //! not open.
 
+use std::io::Cursor;
+
 use bytes::Bytes;
 
 use super::StoreFactory;
 use super::rig::{bytes_of, rig};
-use crate::action::{ActionId, Record};
+use super::snapshots::read;
+use crate::action::{ActionId, Body, Piece, Record};
 use crate::decide::DeadLane;
-use crate::store::{Amend, Amended, Part};
+use crate::store::{Amend, Amended, Part, Source};
 
 /// None at first; the newest one is kept, also over a crash.
 pub async fn a_keyring_is_kept(factory: &impl StoreFactory) {
@@ -32,7 +35,7 @@ fn resealed(record: &Record, body: Option<Bytes>, answer: Option<Bytes>) -> Amen
         revision: record.revision,
         content: Bytes::from(vec![b'x'; record.content.len()]),
         last_error: Some("anew".to_owned()),
-        body,
+        body: body.map(Body::Bytes),
         answer,
     }
 }
@@ -137,4 +140,44 @@ pub async fn what_is_set_aside_is_counted_and_stands_in_no_way(factory: &impl St
         .await
         .is_none()
     );
+}
+
+/// What stands in front of the files of a body is replaced, and the files stay.
+pub async fn a_body_of_files_is_replaced_around_them(factory: &impl StoreFactory) {
+    let mut rig = rig(factory).await;
+    let draft = rig.draft("a");
+    let content = vec![7; 100_000];
+    let source = Source::reader(Cursor::new(content.clone()), 1024 * 1024);
+    let snapshot = rig.store.snapshot(draft.id(), source).await.expect("taken");
+    let mut pieces = vec![Piece::Bytes(Bytes::from_static(b"old"))];
+    pieces.extend(snapshot.body().clone().into_pieces());
+    snapshot.hand_over();
+    if pieces.iter().all(|piece| matches!(piece, Piece::Bytes(_))) {
+        // It keeps no files.
+        return;
+    }
+    let record = rig.queue(draft.kept(Body::Pieces(pieces))).await;
+    // Small, and too large for most engines.
+    for length in [3, 20_000] {
+        let front = Bytes::from(vec![b'n'; length]);
+        rig = rig.restart().await;
+        let kept = rig.store.body(record.id).await.expect("body");
+        let mut pieces = kept.expect("a body").into_pieces();
+        pieces[0] = Piece::Bytes(front.clone());
+        let mut stored = rig.record(record.id).await;
+        for is_stale in [true, false] {
+            let mut change = resealed(&stored, None, None);
+            if let Amend::Reseal { body, revision, .. } = &mut change {
+                *body = Some(Body::Pieces(pieces.clone()));
+                *revision += u64::from(is_stale);
+            }
+            let amended = rig.amend(change).await;
+            assert_eq!(matches!(amended, Amended::NotNow(_)), is_stale);
+            stored = rig.record(record.id).await;
+        }
+        rig = rig.crash().await;
+        let kept = rig.store.body(record.id).await.expect("body");
+        let whole = read(&*rig.store, kept.expect("a body")).await;
+        assert_eq!(whole.expect("whole"), [&front[..], &content].concat());
+    }
 }

@@ -35,7 +35,7 @@ fn with(draft: Draft, snapshot: Snapshot) -> Draft {
 }
 
 /// The bytes of a body, as an attempt reads them.
-async fn read(store: &dyn Store, body: Body) -> Result<Vec<u8>> {
+pub(super) async fn read(store: &dyn Store, body: Body) -> Result<Vec<u8>> {
     let mut whole = Vec::new();
     for piece in body.into_pieces() {
         match piece {

@@ -19,6 +19,8 @@ pub(super) struct Call {
     pub(super) body: Bytes,
     pub(super) may_expire: bool,
     pub(super) may_be_superseded: bool,
+    /// The vault writes it down before its first byte leaves.
+    pub(super) is_kept_first: bool,
     /// When it was called first, by the history's own clock.
     pub(super) called: u64,
     /// When an answer came, and which; nothing for a future that was dropped.
@@ -195,6 +197,8 @@ impl ServerRecord {
         let effects = self.effects.get(&call.path).map_or(0, Vec::len);
         let received = self.received.get(&call.path).map_or(0, Vec::len);
         let is_refused = self.refused_at(&call.path).is_some();
+        // A future that was dropped while it tried what is not on disk: the vault queues it anew, as never sent.
+        let is_unknown = call.was_dropped && !call.is_kept_first;
         if effects > 1 {
             return Some(format!("double effect: {effects} of {call:?}"));
         }
@@ -210,7 +214,7 @@ impl ServerRecord {
                 End::Cancelled if !call.is_cancelled => "cancelled by nobody",
                 End::Expired if !call.may_expire => "expired without a limit",
                 End::Superseded if !call.may_be_superseded => "superseded without a key",
-                End::Cancelled | End::Superseded if received > 0 => "sent after all",
+                End::Cancelled | End::Superseded if received > 0 && !is_unknown => "sent after all",
                 _ => return None,
             },
             _ => return None,

@@ -139,13 +139,14 @@ impl Caller {
         let path = format!("/{}/{}-{nth}", self.lane, self.name);
         let dice = &mut self.dice;
         let size = dice.pick(&[0, 1, 300, 5_000, 8 * 1024, 8 * 1024 + 1, 64 * 1024]);
-        let call = Call {
+        let mut call = Call {
             path: path.clone(),
             lane: self.lane.to_owned(),
             method: dice.pick(&["POST", "PUT", "PATCH", "DELETE"]).to_owned(),
             body: body(&path, size),
             may_expire: dice.percent(5),
             may_be_superseded: dice.percent(8),
+            is_kept_first: false,
             called: 0,
             told: None,
             is_cancelled: false,
@@ -161,6 +162,7 @@ impl Caller {
             Some(Delivery::OnFailure),
             Some(Delivery::Never),
         ]);
+        call.is_kept_first = !matches!(delivery, Some(Delivery::OnFailure | Delivery::Never));
         self.history.call(call.clone());
         loop {
             let is_patient = self.dice.percent(85);

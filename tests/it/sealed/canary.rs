@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use syncvault::store::crypt::Key;
-use syncvault::{Delivery, Paging, SyncVault};
+use syncvault::{Delivery, Form, FormPart, Paging, SyncVault};
 
 use crate::chaos::canary::Log;
 use crate::chaos_server::{Behaviour, ChaosServer};
@@ -109,7 +109,9 @@ async fn nothing_of_a_sealed_vault_is_found_but_on_the_wire() {
         .await
         .expect("vault");
     let mut shown = call_all(&vault, &server).await;
-    let (files, _) = search(home.path());
+    shown.extend(keep_files(&vault).await);
+    let (files, read) = search(home.path());
+    assert!(read > 8, "files of bodies are among them");
     assert!(files.is_empty(), "on disk, open: {files:?}");
     shown.push(format!("{vault:?} {:?}", vault.status()));
     let kept = vault
@@ -143,6 +145,26 @@ async fn nothing_of_a_sealed_vault_is_found_but_on_the_wire() {
     let ours = text.lines().filter(|line| has_canary(line.as_bytes()));
     let ours: Vec<_> = ours.collect();
     assert!(ours.is_empty(), "logged: {ours:#?}");
+}
+
+/// A file and a form with a file that stay in the vault, with the word in their contents, fields and names.
+async fn keep_files(vault: &SyncVault) -> Vec<String> {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join(format!("{CANARY}-file-name"));
+    std::fs::write(&path, format!("{CANARY}-file").repeat(20_000)).expect("write");
+    let file = request(vault, "/file", 1).body_file(&path);
+    let part = FormPart::file(&path).file_name(format!("{CANARY}-part-name"));
+    let form = Form::new()
+        .text(format!("{CANARY}-field"), CANARY.repeat(5_000))
+        .part("photo", part);
+    let form = request(vault, "/form", 1).multipart(form);
+    let mut shown = Vec::new();
+    for request in [file, form] {
+        shown.push(format!("{request:?}"));
+        let ticket = request.coalesce("none").enqueue().await.expect("kept");
+        shown.push(format!("{ticket:?}"));
+    }
+    shown
 }
 
 /// Every way that a request goes. Returns what the public types show of themselves.

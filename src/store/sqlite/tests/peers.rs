@@ -1,5 +1,9 @@
 //! Two stores on one file: who may lease, who is alive, and what each sees of the other.
 
+use std::io::Read;
+
+use futures_util::TryStreamExt;
+
 use super::*;
 use crate::store::{Amended, Leased};
 
@@ -212,4 +216,55 @@ async fn a_new_run_of_a_process_gives_up_the_old_one() {
     assert_eq!(again.reclaimed, [sent.id]);
     assert!(deliver(&a, &sent).await.is_none(), "fenced off");
     assert_eq!(lease(&b, 4).await.len(), 1);
+}
+
+/// A body in a file, taken and not yet appended.
+async fn taken(store: &SqliteStore) -> (Append, Snapshot) {
+    let mut append = action("l", Vec::new());
+    let source = Source::reader(std::io::repeat(5).take(50_000), u64::MAX);
+    let snapshot = store.snapshot(append.record.id, source).await;
+    let snapshot = snapshot.expect("a snapshot");
+    append.body = snapshot.body().clone();
+    (append, snapshot)
+}
+
+/// An open sweeps what dead runs left, and nothing that a live one is about to name.
+#[tokio::test]
+async fn a_sweep_leaves_the_files_of_the_living_alone() {
+    let place = Place::new();
+    let kept = || {
+        fs::read_dir(place.0.path().join("bodies"))
+            .expect("list")
+            .count()
+    };
+    let (a, _) = place.join().await;
+    let (b, second) = place.join().await;
+    let (append, snapshot) = taken(&a).await;
+    taken(&b).await.1.hand_over();
+    let (c, _) = place.join().await;
+    assert_eq!(kept(), 2, "both are alive");
+    kill(b, second.epoch, &place).await;
+    let (d, _) = place.join().await;
+    d.close().await.expect("closed");
+    assert_eq!(kept(), 1, "what nobody can name any more is gone");
+    let id = append.record.id;
+    snapshot.hand_over();
+    put(&a, append).await;
+    a.close().await.expect("closed");
+    let (e, _) = place.join().await;
+    let body = c.body(id).await.expect("body").expect("a body");
+    let Some(file) = body.files().next().cloned() else {
+        panic!("{body:?} has no file");
+    };
+    let chunks: Vec<Bytes> = e
+        .chunks(file)
+        .await
+        .expect("there")
+        .try_collect()
+        .await
+        .expect("read");
+    assert_eq!(chunks.concat(), [5; 50_000]);
+    deliver(&c, &lease(&c, 9).await[0].record).await;
+    c.close().await.expect("closed");
+    assert_eq!(kept(), 0);
 }
