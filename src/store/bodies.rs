@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{create_dir, failed, no_follow, private_file, sync_dir};
+use super::dir::{create_dir, failed, no_follow, private_file, sync_dir, unsynced};
 use super::snapshot::{Snapshot, Source, damaged, uncopied};
 use crate::action::{ActionId, Body, BodyFile, Piece};
 use crate::error::{Error, ErrorKind, Result};
@@ -145,7 +145,7 @@ impl Bodies {
             self.remove(name);
             return Ok(written);
         }
-        (self.sync_file)(&file).map_err(|e| self.broken(failed("sync", &path, e)))?;
+        (self.sync_file)(&file).map_err(|e| self.broken(unsynced(&path, e)))?;
         Ok(written)
     }
 

@@ -6,18 +6,20 @@ mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::ballast::{Ballast, free_bytes};
 use super::bodies::Bodies;
 use super::dir::{
     VaultDir, check_still_there, failed, kind_of, no_follow, paths_in, private_file, refuse_links,
-    restrict_below, sync_dir,
+    restrict_below, sync_dir, unsynced,
 };
-use super::journal::{Base, Journaled};
+use super::journal::{Base, FILE_BYTES, Journaled};
 use super::kv::overlay::Entries;
 use super::kv::{Batch, KvStore};
 use super::{
@@ -39,18 +41,31 @@ const QUARANTINE: &str = "quarantine";
 /// Stands in the vault's directory once it was made whole.
 const MARK: &str = "format";
 
+/// Before the length of the journal's files, in the mark.
+const JOURNAL: &str = "journal_bytes ";
+
+/// How long the files of the journal may be.
+const JOURNAL_BYTES: RangeInclusive<u64> = 256 * 1024..=64 * 1024 * 1024;
+
+/// Room for what an open writes.
+const BALLAST_BYTES: u64 = 2 * 1024 * 1024;
+
 /// How a [`SledStore`] uses memory.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SledOptions {
     /// How much sled keeps in memory, in bytes. Default: 16 MiB.
     pub cache_bytes: u64,
+    /// How long each of the two files of the journal is, from 256 KiB to 64 MiB. It is settled when the vault is made.
+    /// A shorter one is brought into sled more often, and needs less room on the disk. Default: 8 MiB.
+    pub journal_bytes: u64,
 }
 
 impl Default for SledOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 16 * 1024 * 1024,
+            journal_bytes: FILE_BYTES,
         }
     }
 }
@@ -79,6 +94,13 @@ impl SledStore {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: SledOptions) -> Result<Self> {
+        if !JOURNAL_BYTES.contains(&options.journal_bytes) {
+            let (min, max) = JOURNAL_BYTES.into_inner();
+            let text = format!(
+                "a file of the journal is {min} to {max} bytes long; correct journal_bytes"
+            );
+            return Err(Error::invalid(text));
+        }
         let dir = VaultDir::open(path.as_ref())?;
         let quarantine = dir.path().join(QUARANTINE);
         let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
@@ -107,26 +129,42 @@ fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBas
     refuse_links(paths_in(&journal)?)?;
     move_aside_torn_snapshots(&sled, &dir)?;
     let vault = dir.path().to_owned();
-    let engine = Journaled::open(SledBase::open(sled, dir, options)?, &journal)?;
+    let file_bytes = match is_made {
+        true => journal_bytes(&mark)?,
+        false => options.journal_bytes,
+    };
+    let engine = Journaled::open(SledBase::open(sled, dir, options)?, &journal, file_bytes)?;
     if !is_made {
-        write_mark(&mark)?;
+        write_mark(&mark, file_bytes)?;
         sync_dir(&vault)?;
     }
     Ok(engine)
 }
 
 /// Says that the vault was made whole: from then on, what is missing was lost.
-fn write_mark(path: &Path) -> Result<()> {
+fn write_mark(path: &Path, journal_bytes: u64) -> Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     private_file(&mut options);
     options
         .open(path)
         .and_then(|mut file| {
-            file.write_all(b"syncvault 1\n")?;
+            file.write_all(format!("syncvault 1\n{JOURNAL}{journal_bytes}\n").as_bytes())?;
             file.sync_all()
         })
         .map_err(|e| failed("write", path, e))
+}
+
+/// How long the files of the journal were made. A mark that does not say it is of a vault with the usual length.
+fn journal_bytes(mark: &Path) -> Result<u64> {
+    let text = fs::read_to_string(mark).map_err(|e| failed("read", mark, e))?;
+    let Some(bytes) = text.lines().find_map(|line| line.strip_prefix(JOURNAL)) else {
+        return Ok(FILE_BYTES);
+    };
+    bytes.parse().map_err(|_| {
+        let text = format!("{} does not say how long the journal is", mark.display());
+        Error::new(ErrorKind::Corrupt, text)
+    })
 }
 
 /// sled, made durable.
@@ -136,11 +174,16 @@ struct SledBase {
     /// Our own handle on sled's file: syncing it is what makes a flush durable.
     file: File,
     path: PathBuf,
+    ballast: Mutex<Ballast>,
     /// Released last.
     dir: VaultDir,
 }
 
 impl SledBase {
+    fn ballast(&self) -> MutexGuard<'_, Ballast> {
+        self.ballast.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn open(path: PathBuf, dir: VaultDir, options: &SledOptions) -> Result<Self> {
         let config = sled::Config::new()
             .path(&path)
@@ -149,7 +192,13 @@ impl SledBase {
             .segment_size(SEGMENT_BYTES)
             .use_compression(false)
             .flush_every_ms(None);
-        let db = open_patiently(&config)?;
+        let mut ballast = Ballast::of(dir.path(), BALLAST_BYTES);
+        let db = match open_patiently(&config) {
+            Err(error) if error.kind() == ErrorKind::StorageFull && ballast.release()? => {
+                open_patiently(&config)?
+            }
+            opened => opened?,
+        };
         restrict_below(&path)?;
         let file_path = path.join("db");
         let mut options = OpenOptions::new();
@@ -163,6 +212,7 @@ impl SledBase {
             db,
             file,
             path,
+            ballast: Mutex::new(ballast),
             dir,
         })
     }
@@ -253,6 +303,20 @@ fn sync_readable(file: &File) -> io::Result<()> {
 }
 
 impl Base for SledBase {
+    /// sled writes whole pages and, now and then, moves old ones; what it holds open is a segment that is not full.
+    fn has_room(&self, bytes: u64) -> Result<bool> {
+        let wanted = 2 * SEGMENT_BYTES as u64 + 4 * bytes;
+        let has_room = free_bytes(&self.path)? >= wanted;
+        if has_room {
+            self.ballast().renew()?;
+        }
+        Ok(has_room)
+    }
+
+    fn give_room(&self) -> Result<bool> {
+        self.ballast().release()
+    }
+
     fn write(&self, batch: Batch) -> Result<()> {
         let mut writes = sled::Batch::default();
         for (key, value) in batch {
@@ -269,9 +333,7 @@ impl Base for SledBase {
     fn sync(&self) -> Result<()> {
         self.db.flush().map_err(|e| broken("flush", e))?;
         let file = self.path.join("db");
-        self.file
-            .sync_data()
-            .map_err(|e| failed("sync", &file, e))?;
+        self.file.sync_data().map_err(|e| unsynced(&file, e))?;
         check_still_there(&file, &self.file)
     }
 

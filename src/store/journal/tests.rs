@@ -15,6 +15,7 @@ struct Shared {
     engine: Arc<Mutex<MemoryEngine>>,
     held: Arc<Mutex<()>>,
     is_killed: Arc<AtomicBool>,
+    is_full: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -29,6 +30,14 @@ impl Shared {
 }
 
 impl Base for Shared {
+    fn has_room(&self, _bytes: u64) -> Result<bool> {
+        Ok(!self.is_full.load(Ordering::SeqCst))
+    }
+
+    fn give_room(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     fn write(&self, batch: Batch) -> Result<()> {
         drop(self.held.lock().expect("held"));
         let mut engine = self.engine.lock().expect("engine");
@@ -76,7 +85,7 @@ fn all(journaled: &Journaled<Shared>) -> Vec<String> {
 }
 
 fn open(base: &Shared, dir: &Path) -> Result<Journaled<Shared>> {
-    Journaled::open_sized(base.clone(), dir, SMALL)
+    Journaled::open(base.clone(), dir, SMALL)
 }
 
 /// Fills the file in use, so that the next commit goes into the other one.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::committer::Growth;
 use super::keeper::Size;
 use super::queue::Queue;
 use super::records::{Kept, frame};
@@ -42,7 +43,7 @@ impl<E: Engine + Send + 'static> KvStore<E> {
                 .map(|v| v.len() as u64),
         );
         self.submit_kept(
-            (size, Urgency::Now),
+            (size, Urgency::Now, Growth::Stays),
             move |keeper| {
                 let body = body.map(|body| keeper.keep(id, FileKind::Body, body));
                 let answer = answer.map(|answer| keeper.keep(id, FileKind::Answer, answer));
