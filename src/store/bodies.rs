@@ -165,8 +165,13 @@ impl Bodies {
 
     /// A sync that failed is never tried again: the system may call the next one a success and have dropped the data.
     fn broken(&self, error: Error) -> Error {
-        self.is_broken.store(true, Ordering::Release);
+        self.give_up();
         error
+    }
+
+    /// From now on nothing is taken: a sync failed, here or beside.
+    pub(super) fn give_up(&self) {
+        self.is_broken.store(true, Ordering::Release);
     }
 
     /// # Errors
@@ -177,7 +182,7 @@ impl Bodies {
             return Ok(());
         }
         let text = format!(
-            "a file in {} could not be synced; reopen the vault",
+            "a file in {} or beside it could not be synced; reopen the vault",
             self.dir.display()
         );
         Err(Error::new(ErrorKind::Poisoned, text))

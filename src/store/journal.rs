@@ -144,9 +144,11 @@ impl<B: Base> Journaled<B> {
 
     /// Waits until the engine below holds what was turned over.
     fn finish_turn_over(&mut self) -> Result<()> {
-        let Some(thread) = self.turn_over.take().and_then(|it| it.thread) else {
+        let running = self.turn_over.as_mut().and_then(|it| it.thread.take());
+        let Some(thread) = running else {
             return Ok(());
         };
+        self.turn_over = None;
         let panicked = |_| {
             Err(Error::new(
                 ErrorKind::Poisoned,

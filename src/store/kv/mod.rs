@@ -453,7 +453,16 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
 
     fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
         match &self.keyring {
-            Some(file) => keyring::replace(file.clone(), keyring, self.status.totals()),
+            Some(file) => {
+                let (bodies, front) = (self.bodies.clone(), self.front.clone());
+                let on_broken = move || {
+                    if let Some(bodies) = bodies {
+                        bodies.give_up();
+                    }
+                    front.stop_if_broken();
+                };
+                keyring::replace(file.clone(), keyring, self.status.totals(), on_broken)
+            }
             None => self.submit(move |queue| {
                 queue.txn.put(keys::KEYRING.to_vec(), keyring);
                 Ok(())
