@@ -115,7 +115,7 @@ super::delegate_store!(SledStore);
 /// The engine of a vault: its directory, sled, the journal.
 fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBase>> {
     let mark = dir.path().join(MARK);
-    refuse_links([mark.clone()])?;
+    refuse_links([mark.clone(), dir.path().join("keyring")])?;
     let is_made = mark.try_exists().map_err(|e| failed("look at", &mark, e))?;
     let (sled, journal) = (dir.subdir("sled")?, dir.subdir("journal")?);
     if is_made && paths_in(&journal)?.is_empty() {
@@ -131,7 +131,11 @@ fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBas
     let vault = dir.path().to_owned();
     let file_bytes = match is_made {
         true => journal_bytes(&mark)?,
-        false => options.journal_bytes,
+        // What an open that was cut off made is used as it is.
+        false => match fs::symlink_metadata(journal.join("a")) {
+            Ok(found) => found.len(),
+            Err(_) => options.journal_bytes,
+        },
     };
     let engine = Journaled::open(SledBase::open(sled, dir, options)?, &journal, file_bytes)?;
     if !is_made {

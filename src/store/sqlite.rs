@@ -19,7 +19,7 @@ use self::connect::{Tuning, busy, in_savepoint, says};
 use self::file::{Mark, SidePlace};
 use self::peers::Locks;
 use super::ballast::{self, Ballast};
-use super::dir::VaultDir;
+use super::dir::{VaultDir, refuse_links};
 use super::kv::{Batch, Engine, KvStore, Peers, append_within};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
@@ -240,6 +240,8 @@ impl SqliteEngine {
     fn open_own(dir: VaultDir, options: &SqliteOptions) -> Result<Self> {
         let path = dir.path().join(FILE);
         let _opening = dir.serialize()?;
+        let others = ["vault.db-wal", "vault.db-shm"];
+        refuse_links(others.map(|name| dir.path().join(name)))?;
         let is_new = file::create_private(&path)?;
         schema::check_own(&path)?;
         let mut ballast = Ballast::of(dir.path(), options.ballast_bytes);
