@@ -47,8 +47,11 @@ const JOURNAL: &str = "journal_bytes ";
 /// How long the files of the journal may be.
 const JOURNAL_BYTES: RangeInclusive<u64> = 256 * 1024..=64 * 1024 * 1024;
 
-/// Room for what an open writes.
-const BALLAST_BYTES: u64 = 2 * 1024 * 1024;
+/// Room for what an open writes: sled fills up its last segment with zeros, and makes a snapshot of its index.
+const BALLAST_BYTES: u64 = SEGMENT_BYTES as u64 + 2 * SNAPSHOT_BYTES;
+
+/// Room for a snapshot of sled's index: some bytes for each of its pages.
+const SNAPSHOT_BYTES: u64 = 2 * 1024 * 1024;
 
 /// How a [`SledStore`] uses memory.
 #[derive(Clone, Debug)]
@@ -197,12 +200,9 @@ impl SledBase {
             .use_compression(false)
             .flush_every_ms(None);
         let mut ballast = Ballast::of(dir.path(), BALLAST_BYTES);
-        let db = match open_patiently(&config) {
-            Err(error) if error.kind() == ErrorKind::StorageFull && ballast.release()? => {
-                open_patiently(&config)?
-            }
-            opened => opened?,
-        };
+        make_room_to_open(&path, &mut ballast)?;
+        let db = open_patiently(&config)?;
+        ballast.renew()?;
         restrict_below(&path)?;
         let file_path = path.join("db");
         let mut options = OpenOptions::new();
@@ -220,6 +220,22 @@ impl SledBase {
             dir,
         })
     }
+}
+
+/// sled fills up its last segment when it opens. It is not let near a disk where that would break off.
+fn make_room_to_open(path: &Path, ballast: &mut Ballast) -> Result<()> {
+    let db = path.join("db");
+    let bytes = fs::symlink_metadata(&db).map_or(0, |found| found.len());
+    let segment = SEGMENT_BYTES as u64;
+    let wanted = bytes.next_multiple_of(segment) - bytes + SNAPSHOT_BYTES;
+    if free_bytes(&db)? >= wanted || (ballast.release()? && free_bytes(&db)? >= wanted) {
+        return Ok(());
+    }
+    let text = format!(
+        "the disk of {} is full: opening it takes {wanted} bytes; free some space. Nothing was changed",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::StorageFull, text))
 }
 
 /// A snapshot that a crash cut off keeps sled from opening for good; without it, sled reads its log instead.
