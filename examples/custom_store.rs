@@ -100,12 +100,9 @@ impl Engine for LogEngine {
     }
 }
 
+/// Never `StorageFull`: that would promise that nothing of the batch is in the log.
 fn failed(error: io::Error) -> Error {
-    let kind = match error.kind() {
-        io::ErrorKind::StorageFull => ErrorKind::StorageFull,
-        _ => ErrorKind::Storage,
-    };
-    Error::new(kind, format!("the log failed: {error}")).with_source(error)
+    Error::new(ErrorKind::Storage, format!("the log failed: {error}")).with_source(error)
 }
 
 /// One line of JSON.

@@ -43,8 +43,8 @@ pub enum ErrorKind {
     Locked,
     /// The store failed; the call was not acknowledged.
     Storage,
-    /// The disk is full; the call was not acknowledged. A body that did not fit leaves the vault as it was; else the store
-    /// takes nothing more: free space and open the vault again.
+    /// The disk is full; the call was not acknowledged. The vault goes on delivering what it holds, and takes more as soon
+    /// as there is room again: free some space.
     StorageFull,
     /// The store failed in a way that makes its memory and its disk disagree: it takes nothing more. Reopen it.
     Poisoned,

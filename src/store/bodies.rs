@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{create_dir, failed, no_follow, private_file, sync_dir};
+use super::dir::{create_dir, failed, no_follow, private_file, sync_dir, unsynced};
 use super::snapshot::{Snapshot, Source, damaged, uncopied};
 use crate::action::{ActionId, Body, BodyFile, Piece};
 use crate::error::{Error, ErrorKind, Result};
@@ -164,7 +164,7 @@ impl Bodies {
             self.remove(name);
             return Ok(written);
         }
-        (self.sync_file)(&file).map_err(|e| self.broken(failed("sync", &path, e)))?;
+        (self.sync_file)(&file).map_err(|e| self.broken(unsynced(&path, e)))?;
         Ok(written)
     }
 
@@ -184,8 +184,13 @@ impl Bodies {
 
     /// A sync that failed is never tried again: the system may call the next one a success and have dropped the data.
     fn broken(&self, error: Error) -> Error {
-        self.is_broken.store(true, Ordering::Release);
+        self.give_up();
         error
+    }
+
+    /// From now on nothing is taken: a sync failed, here or beside.
+    pub(super) fn give_up(&self) {
+        self.is_broken.store(true, Ordering::Release);
     }
 
     /// # Errors
@@ -196,7 +201,7 @@ impl Bodies {
             return Ok(());
         }
         let text = format!(
-            "a file in {} could not be synced; reopen the vault",
+            "a file in {} or beside it could not be synced; reopen the vault",
             self.dir.display()
         );
         Err(Error::new(ErrorKind::Poisoned, text))

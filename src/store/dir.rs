@@ -171,14 +171,22 @@ fn lock(path: &Path, holding: Holding) -> Result<File> {
         }
     }
     restrict_file(path)?;
-    write_pid(&mut file).map_err(|e| failed("write", path, e))?;
+    match write_pid(&mut file).map_err(|e| failed("write", path, e)) {
+        // The lock is the kernel's: the pid is only for the message of others.
+        Err(error) if error.kind() == ErrorKind::StorageFull => {
+            tracing::warn!(%error, "the lock does not name this process");
+        }
+        written => written?,
+    }
     Ok(file)
 }
 
+/// In place: on a full disk, room that was given back may be gone.
 fn write_pid(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
+    let pid = format!("{}\n", std::process::id());
     file.rewind()?;
-    writeln!(file, "{}", std::process::id())
+    file.write_all(pid.as_bytes())?;
+    file.set_len(pid.len() as u64)
 }
 
 /// The pid that the lock file names.
@@ -325,7 +333,7 @@ pub(super) fn restrict_below(dir: &Path) -> Result<()> {
 pub(super) fn sync_dir(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
-        .map_err(|e| failed("sync", path, e))
+        .map_err(|e| unsynced(path, e))
 }
 
 /// Directories cannot be synced here; the file system's journal keeps names.
@@ -366,8 +374,21 @@ fn is_same_file(path: &Path, _open: &File) -> io::Result<bool> {
 
 /// An error of the operating system, with what was tried on what.
 pub(super) fn failed(what: &str, path: &Path, error: io::Error) -> Error {
-    let text = format!("cannot {what} {}", path.display());
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull => ": the disk is full, free some space",
+        io::ErrorKind::QuotaExceeded => ": the quota is used up, free some space",
+        io::ErrorKind::ReadOnlyFilesystem => ": the file system is read-only",
+        io::ErrorKind::PermissionDenied => ": this user may not",
+        _ => "",
+    };
+    let text = format!("cannot {what} {}{hint}", path.display());
     Error::new(kind_of(&error), text).with_source(error)
+}
+
+/// A sync that failed, also for want of room: what it covered may be gone, so this is never just a full disk.
+pub(super) fn unsynced(path: &Path, error: io::Error) -> Error {
+    let text = format!("cannot sync {}", path.display());
+    Error::new(ErrorKind::Storage, text).with_source(error)
 }
 
 /// A full disk is told apart from every other failure.

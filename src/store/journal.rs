@@ -22,8 +22,8 @@ use super::kv::overlay::{Entries, scan_over};
 use super::kv::{Batch, Engine};
 use crate::error::{Error, ErrorKind, Result};
 
-/// How many bytes one of the two files holds.
-const FILE_BYTES: u64 = 8 * 1024 * 1024;
+/// How many bytes one of the two files holds, unless the app wants it otherwise.
+pub(super) const FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// How many keys go into the engine below in one step: readers wait for a step.
 const STEP_KEYS: usize = 64;
 /// In the engine below: the number of the newest commit that it holds. No key of the queue starts with zero.
@@ -31,6 +31,12 @@ const APPLIED: &[u8] = b"\0applied";
 
 /// What lies below a journal. Reads go on while it is written to.
 pub(super) trait Base: fmt::Debug + Send + Sync + 'static {
+    /// Is there room for batches of so many bytes together?
+    fn has_room(&self, bytes: u64) -> Result<bool>;
+
+    /// Gives back room that was kept for a full disk. False when there is none to give.
+    fn give_room(&self) -> Result<bool>;
+
     /// Writes a batch, all or nothing. It need not be durable yet.
     fn write(&self, batch: Batch) -> Result<()>;
 
@@ -61,7 +67,10 @@ pub(super) struct Journaled<B> {
 #[derive(Debug)]
 struct TurnOver {
     writes: Arc<Batch>,
-    thread: JoinHandle<Result<()>>,
+    /// The newest commit among them.
+    last: u64,
+    /// Nothing while there is no room for them below.
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl<B: Base> Journaled<B> {
@@ -70,11 +79,7 @@ impl<B: Base> Journaled<B> {
     /// # Errors
     ///
     /// [`ErrorKind::Corrupt`] when the journal, or the engine below, does not hold what it did, and storage errors.
-    pub(super) fn open(base: B, dir: &Path) -> Result<Self> {
-        Self::open_sized(base, dir, FILE_BYTES)
-    }
-
-    fn open_sized(base: B, dir: &Path, file_bytes: u64) -> Result<Self> {
+    pub(super) fn open(base: B, dir: &Path, file_bytes: u64) -> Result<Self> {
         let applied = applied(&base)?;
         let (a, in_a) = JournalFile::open(dir.join("a"), file_bytes)?;
         let (b, in_b) = JournalFile::open(dir.join("b"), file_bytes)?;
@@ -97,7 +102,8 @@ impl<B: Base> Journaled<B> {
         if let (Some(last), writes) = waiting
             && !writes.is_empty()
         {
-            journaled.turn_over = Some(journaled.bring_down(writes, last)?);
+            journaled.wait_for_room(writes, last);
+            journaled.go_on()?;
         }
         Ok(journaled)
     }
@@ -105,37 +111,61 @@ impl<B: Base> Journaled<B> {
     /// Brings everything of the file in use into the engine below, behind the back of the commits, which go on
     /// in the other file.
     fn turn_over(&mut self) -> Result<()> {
-        self.finish_turn_over()?;
         let writes = std::mem::take(&mut self.active);
-        self.turn_over = Some(self.bring_down(writes, self.next - 1)?);
+        self.wait_for_room(writes, self.next - 1);
         self.in_use = 1 - self.in_use;
-        self.files[self.in_use].start_anew()
+        self.files[self.in_use].start_anew()?;
+        self.go_on().map(drop)
     }
 
-    fn bring_down(&self, writes: Batch, last: u64) -> Result<TurnOver> {
-        let writes = Arc::new(writes);
-        let (base, theirs) = (self.base.clone(), writes.clone());
-        let thread = std::thread::Builder::new()
-            .name("syncvault-turn".into())
-            .spawn(move || bring_down(&*base, &theirs, last))
-            .map_err(|e| {
-                Error::new(ErrorKind::Storage, "cannot start a thread of the store").with_source(e)
-            })?;
-        Ok(TurnOver { writes, thread })
+    fn wait_for_room(&mut self, writes: Batch, last: u64) {
+        self.turn_over = Some(TurnOver {
+            writes: Arc::new(writes),
+            last,
+            thread: None,
+        });
+    }
+
+    /// Starts what waits for room, if there is some, and ends what is done. True when the other file is free, or will be.
+    fn go_on(&mut self) -> Result<bool> {
+        let Some(turn_over) = &mut self.turn_over else {
+            return Ok(true);
+        };
+        match &turn_over.thread {
+            Some(thread) if thread.is_finished() => self.finish_turn_over().map(|()| true),
+            Some(_) => Ok(true),
+            None if self.base.has_room(bytes_of(&turn_over.writes))? => {
+                turn_over.thread = Some(start(&self.base, turn_over)?);
+                Ok(true)
+            }
+            None => Ok(false),
+        }
     }
 
     /// Waits until the engine below holds what was turned over.
     fn finish_turn_over(&mut self) -> Result<()> {
-        let Some(turn_over) = self.turn_over.take() else {
+        let running = self.turn_over.as_mut().and_then(|it| it.thread.take());
+        let Some(thread) = running else {
             return Ok(());
         };
+        self.turn_over = None;
         let panicked = |_| {
             Err(Error::new(
                 ErrorKind::Poisoned,
                 "the storage engine panicked",
             ))
         };
-        turn_over.thread.join().unwrap_or_else(panicked)
+        thread.join().unwrap_or_else(panicked)
+    }
+
+    /// Appends to the file in use, also behind its end. On a full disk what is kept for it goes first.
+    fn append(&mut self, frame: &[u8]) -> Result<()> {
+        match self.files[self.in_use].append(frame) {
+            Err(error) if error.kind() == ErrorKind::StorageFull && self.base.give_room()? => {
+                self.files[self.in_use].append(frame)
+            }
+            appended => appended,
+        }
     }
 
     /// What lies below the file in use.
@@ -157,17 +187,26 @@ impl<B: Base> Journaled<B> {
 }
 
 impl<B: Base> Engine for Journaled<B> {
-    fn apply(&mut self, batch: Batch) -> Result<()> {
-        let is_over = |turn_over: &TurnOver| turn_over.thread.is_finished();
-        if self.turn_over.as_ref().is_some_and(is_over) {
-            self.finish_turn_over()?;
+    fn check_room(&mut self) -> Result<()> {
+        match self.go_on()? {
+            true => Ok(()),
+            false => {
+                let text = "the disk is full: the journal cannot be brought into the engine, and nothing is added until \
+                            it can; free some space";
+                Err(Error::new(ErrorKind::StorageFull, text))
+            }
         }
+    }
+
+    fn apply(&mut self, batch: Batch) -> Result<()> {
+        let may_turn = self.go_on()?;
         let mut frame = self.files[self.in_use].encode(self.next, &batch)?;
-        if !self.files[self.in_use].has_room(&frame) {
+        if may_turn && !self.files[self.in_use].has_room(&frame) {
+            self.finish_turn_over()?;
             self.turn_over()?;
             frame = self.files[self.in_use].encode(self.next, &batch)?;
         }
-        self.files[self.in_use].append(&frame)?;
+        self.append(&frame)?;
         self.next += 1;
         self.active.extend(batch);
         Ok(())
@@ -187,8 +226,11 @@ impl<B: Base> Engine for Journaled<B> {
 
     /// A vault that was closed needs its journal no more, but keeps it: it shows whether the engine lost something.
     fn close(mut self) -> Result<()> {
-        self.finish_turn_over()?;
-        if !self.active.is_empty() {
+        let is_below = self.go_on()?;
+        if is_below {
+            self.finish_turn_over()?;
+        }
+        if is_below && !self.active.is_empty() && self.base.has_room(bytes_of(&self.active))? {
             bring_down(&*self.base, &self.active, self.next - 1)?;
         }
         let Some(base) = Arc::into_inner(self.base) else {
@@ -197,6 +239,36 @@ impl<B: Base> Engine for Journaled<B> {
         };
         base.close()
     }
+
+    /// What was turned over goes on in its thread until it ends: it holds on to the engine below.
+    fn abandon(mut self) {
+        if let Err(error) = self.finish_turn_over() {
+            tracing::debug!(%error, "what was turned over is in the journal only");
+        }
+    }
+}
+
+fn start<B: Base>(base: &Arc<B>, turn_over: &TurnOver) -> Result<JoinHandle<Result<()>>> {
+    let (base, writes, last) = (base.clone(), turn_over.writes.clone(), turn_over.last);
+    std::thread::Builder::new()
+        .name("syncvault-turn".into())
+        .spawn(move || bring_down(&*base, &writes, last).map_err(cut_off))
+        .map_err(|e| {
+            Error::new(ErrorKind::Storage, "cannot start a thread of the store").with_source(e)
+        })
+}
+
+/// The engine below takes nothing after a failed write, whatever the reason. The journal holds all of it.
+fn cut_off(error: Error) -> Error {
+    let text = format!("{error}; everything acknowledged is in the journal");
+    Error::new(ErrorKind::Storage, text).with_source(error)
+}
+
+fn bytes_of(writes: &Batch) -> u64 {
+    let bytes = |(key, value): (&Vec<u8>, &Option<Bytes>)| {
+        (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64
+    };
+    writes.iter().map(bytes).sum()
 }
 
 /// The mark goes in when the rest is durable, so that it never says too much.

@@ -2,6 +2,8 @@
 //! A verb has happened on disk, whole, when it returns; or not at all.
 
 mod appending;
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+mod ballast;
 #[cfg_attr(
     not(feature = "sled"),
     allow(dead_code, reason = "only stores on disk make such files")

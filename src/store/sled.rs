@@ -6,18 +6,20 @@ mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::ballast::{Ballast, free_bytes};
 use super::bodies::Bodies;
 use super::dir::{
     VaultDir, check_still_there, failed, kind_of, no_follow, paths_in, private_file, refuse_links,
-    restrict_below, sync_dir,
+    restrict_below, sync_dir, unsynced,
 };
-use super::journal::{Base, Journaled};
+use super::journal::{Base, FILE_BYTES, Journaled};
 use super::kv::overlay::Entries;
 use super::kv::{Batch, KvStore};
 use super::{
@@ -39,18 +41,34 @@ const QUARANTINE: &str = "quarantine";
 /// Stands in the vault's directory once it was made whole.
 const MARK: &str = "format";
 
+/// Before the length of the journal's files, in the mark.
+const JOURNAL: &str = "journal_bytes ";
+
+/// How long the files of the journal may be.
+const JOURNAL_BYTES: RangeInclusive<u64> = 256 * 1024..=64 * 1024 * 1024;
+
+/// Room for what an open writes: sled fills up its last segment with zeros, and makes a snapshot of its index.
+const BALLAST_BYTES: u64 = SEGMENT_BYTES as u64 + 2 * SNAPSHOT_BYTES;
+
+/// Room for a snapshot of sled's index: some bytes for each of its pages.
+const SNAPSHOT_BYTES: u64 = 2 * 1024 * 1024;
+
 /// How a [`SledStore`] uses memory.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SledOptions {
     /// How much sled keeps in memory, in bytes. Default: 16 MiB.
     pub cache_bytes: u64,
+    /// How long each of the two files of the journal is, from 256 KiB to 64 MiB. It is settled when the vault is made.
+    /// A shorter one is brought into sled more often, and needs less room on the disk. Default: 8 MiB.
+    pub journal_bytes: u64,
 }
 
 impl Default for SledOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 16 * 1024 * 1024,
+            journal_bytes: FILE_BYTES,
         }
     }
 }
@@ -79,6 +97,13 @@ impl SledStore {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: SledOptions) -> Result<Self> {
+        if !JOURNAL_BYTES.contains(&options.journal_bytes) {
+            let (min, max) = JOURNAL_BYTES.into_inner();
+            let text = format!(
+                "a file of the journal is {min} to {max} bytes long; correct journal_bytes"
+            );
+            return Err(Error::invalid(text));
+        }
         let dir = VaultDir::open(path.as_ref())?;
         let (quarantine, keyring) = (dir.path().join(QUARANTINE), dir.path().join("keyring"));
         let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
@@ -93,7 +118,7 @@ super::delegate_store!(SledStore);
 /// The engine of a vault: its directory, sled, the journal.
 fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBase>> {
     let mark = dir.path().join(MARK);
-    refuse_links([mark.clone()])?;
+    refuse_links([mark.clone(), dir.path().join("keyring")])?;
     let is_made = mark.try_exists().map_err(|e| failed("look at", &mark, e))?;
     let (sled, journal) = (dir.subdir("sled")?, dir.subdir("journal")?);
     if is_made && paths_in(&journal)?.is_empty() {
@@ -107,26 +132,46 @@ fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBas
     refuse_links(paths_in(&journal)?)?;
     move_aside_torn_snapshots(&sled, &dir)?;
     let vault = dir.path().to_owned();
-    let engine = Journaled::open(SledBase::open(sled, dir, options)?, &journal)?;
+    let file_bytes = match is_made {
+        true => journal_bytes(&mark)?,
+        // What an open that was cut off made is used as it is.
+        false => match fs::symlink_metadata(journal.join("a")) {
+            Ok(found) => found.len(),
+            Err(_) => options.journal_bytes,
+        },
+    };
+    let engine = Journaled::open(SledBase::open(sled, dir, options)?, &journal, file_bytes)?;
     if !is_made {
-        write_mark(&mark)?;
+        write_mark(&mark, file_bytes)?;
         sync_dir(&vault)?;
     }
     Ok(engine)
 }
 
 /// Says that the vault was made whole: from then on, what is missing was lost.
-fn write_mark(path: &Path) -> Result<()> {
+fn write_mark(path: &Path, journal_bytes: u64) -> Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     private_file(&mut options);
     options
         .open(path)
         .and_then(|mut file| {
-            file.write_all(b"syncvault 1\n")?;
+            file.write_all(format!("syncvault 1\n{JOURNAL}{journal_bytes}\n").as_bytes())?;
             file.sync_all()
         })
         .map_err(|e| failed("write", path, e))
+}
+
+/// How long the files of the journal were made. A mark that does not say it is of a vault with the usual length.
+fn journal_bytes(mark: &Path) -> Result<u64> {
+    let text = fs::read_to_string(mark).map_err(|e| failed("read", mark, e))?;
+    let Some(bytes) = text.lines().find_map(|line| line.strip_prefix(JOURNAL)) else {
+        return Ok(FILE_BYTES);
+    };
+    bytes.parse().map_err(|_| {
+        let text = format!("{} does not say how long the journal is", mark.display());
+        Error::new(ErrorKind::Corrupt, text)
+    })
 }
 
 /// sled, made durable.
@@ -136,11 +181,16 @@ struct SledBase {
     /// Our own handle on sled's file: syncing it is what makes a flush durable.
     file: File,
     path: PathBuf,
+    ballast: Mutex<Ballast>,
     /// Released last.
     dir: VaultDir,
 }
 
 impl SledBase {
+    fn ballast(&self) -> MutexGuard<'_, Ballast> {
+        self.ballast.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn open(path: PathBuf, dir: VaultDir, options: &SledOptions) -> Result<Self> {
         let config = sled::Config::new()
             .path(&path)
@@ -149,7 +199,10 @@ impl SledBase {
             .segment_size(SEGMENT_BYTES)
             .use_compression(false)
             .flush_every_ms(None);
+        let mut ballast = Ballast::of(dir.path(), BALLAST_BYTES);
+        make_room_to_open(&path, &mut ballast)?;
         let db = open_patiently(&config)?;
+        ballast.renew()?;
         restrict_below(&path)?;
         let file_path = path.join("db");
         let mut options = OpenOptions::new();
@@ -163,9 +216,26 @@ impl SledBase {
             db,
             file,
             path,
+            ballast: Mutex::new(ballast),
             dir,
         })
     }
+}
+
+/// sled fills up its last segment when it opens. It is not let near a disk where that would break off.
+fn make_room_to_open(path: &Path, ballast: &mut Ballast) -> Result<()> {
+    let db = path.join("db");
+    let bytes = fs::symlink_metadata(&db).map_or(0, |found| found.len());
+    let segment = SEGMENT_BYTES as u64;
+    let wanted = bytes.next_multiple_of(segment) - bytes + SNAPSHOT_BYTES;
+    if free_bytes(&db)? >= wanted || (ballast.release()? && free_bytes(&db)? >= wanted) {
+        return Ok(());
+    }
+    let text = format!(
+        "the disk of {} is full: opening it takes {wanted} bytes; free some space. Nothing was changed",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::StorageFull, text))
 }
 
 /// A snapshot that a crash cut off keeps sled from opening for good; without it, sled reads its log instead.
@@ -253,6 +323,20 @@ fn sync_readable(file: &File) -> io::Result<()> {
 }
 
 impl Base for SledBase {
+    /// sled writes whole pages and, now and then, moves old ones; what it holds open is a segment that is not full.
+    fn has_room(&self, bytes: u64) -> Result<bool> {
+        let wanted = 2 * SEGMENT_BYTES as u64 + 4 * bytes;
+        let has_room = free_bytes(&self.path)? >= wanted;
+        if has_room {
+            self.ballast().renew()?;
+        }
+        Ok(has_room)
+    }
+
+    fn give_room(&self) -> Result<bool> {
+        self.ballast().release()
+    }
+
     fn write(&self, batch: Batch) -> Result<()> {
         let mut writes = sled::Batch::default();
         for (key, value) in batch {
@@ -269,9 +353,7 @@ impl Base for SledBase {
     fn sync(&self) -> Result<()> {
         self.db.flush().map_err(|e| broken("flush", e))?;
         let file = self.path.join("db");
-        self.file
-            .sync_data()
-            .map_err(|e| failed("sync", &file, e))?;
+        self.file.sync_data().map_err(|e| unsynced(&file, e))?;
         check_still_there(&file, &self.file)
     }
 

@@ -19,8 +19,9 @@ use rusqlite::{Connection, Transaction};
 use self::connect::{Tuning, busy, in_savepoint, says};
 use self::file::{Mark, SidePlace};
 use self::peers::Locks;
+use super::ballast::{self, Ballast};
 use super::bodies::Bodies;
-use super::dir::VaultDir;
+use super::dir::{VaultDir, refuse_links};
 use super::kv::{Batch, Engine, KvStore, Peers, append_within};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
@@ -63,6 +64,10 @@ pub struct SqliteOptions {
     pub poll: Duration,
     /// How long a commit waits for the transactions of others. Default: 5 seconds.
     pub busy_timeout: Duration,
+    /// How large the file is that is kept only to be removed when the disk is full, so that the vault still opens and
+    /// drains; zero = none. The write-ahead log is brought into the database when it is as long. In an app's database there
+    /// is none. Default: 4 MiB.
+    pub ballast_bytes: u64,
 }
 
 impl Default for SqliteOptions {
@@ -72,6 +77,7 @@ impl Default for SqliteOptions {
             cache_bytes: 8 * 1024 * 1024,
             poll: Duration::from_secs(1),
             busy_timeout: Duration::from_secs(5),
+            ballast_bytes: 4 * 1024 * 1024,
         }
     }
 }
@@ -79,6 +85,7 @@ impl Default for SqliteOptions {
 impl SqliteOptions {
     fn tuning(&self) -> Tuning {
         Tuning {
+            log_bytes: self.ballast_bytes,
             cache_bytes: self.cache_bytes,
             busy_timeout: self.busy_timeout,
         }
@@ -249,6 +256,7 @@ struct SqliteEngine {
     version: Option<i64>,
     locks: Option<Locks>,
     is_own: bool,
+    ballast: Ballast,
     /// Released last.
     _dir: VaultDir,
 }
@@ -257,9 +265,18 @@ impl SqliteEngine {
     fn open_own(dir: VaultDir, options: &SqliteOptions) -> Result<Self> {
         let path = dir.path().join(FILE);
         let _opening = dir.serialize()?;
+        let others = ["vault.db-wal", "vault.db-shm"];
+        refuse_links(others.map(|name| dir.path().join(name)))?;
         let is_new = file::create_private(&path)?;
         schema::check_own(&path)?;
-        let connection = connect::own(&path, &options.tuning())?;
+        let mut ballast = Ballast::of(dir.path(), options.ballast_bytes);
+        let connection = match connect::own(&path, &options.tuning()) {
+            Err(error) if error.kind() == ErrorKind::StorageFull && ballast.release()? => {
+                connect::own(&path, &options.tuning())?
+            }
+            opened => opened?,
+        };
+        ballast.renew()?;
         if is_new {
             dir.sync_name()?;
         }
@@ -274,6 +291,7 @@ impl SqliteEngine {
             version: None,
             locks,
             is_own: true,
+            ballast,
             _dir: dir,
         })
     }
@@ -293,6 +311,8 @@ impl SqliteEngine {
             version: None,
             locks: Some(Locks::new(&dir)?),
             is_own: false,
+            // The app's database is the app's to keep room for.
+            ballast: Ballast::of(dir.path(), 0),
             _dir: dir,
         })
     }
@@ -300,6 +320,29 @@ impl SqliteEngine {
     fn run(&self, sql: &str) -> Result<()> {
         let mut statement = self.connection.prepare_cached(sql).map_err(says(sql))?;
         statement.execute([]).map_err(says(sql)).map(drop)
+    }
+
+    fn write(&self, batch: &Batch) -> Result<()> {
+        rows::write(&self.connection, batch)?;
+        self.run("COMMIT")
+    }
+
+    /// A full disk: rolls back, makes room, and writes once more, unless somebody else wrote in between.
+    fn write_again(&mut self, batch: &Batch, full: Error) -> Result<()> {
+        self.end()?;
+        if !self.ballast.release()? {
+            return Err(full);
+        }
+        connect::empty_log(&self.connection);
+        let is_changed = self.begin()?;
+        let written = match is_changed {
+            false => self.write(batch),
+            true => Err(full),
+        };
+        if written.is_err() {
+            self.end()?;
+        }
+        written
     }
 
     /// A database that was deleted or replaced under a running vault must not acknowledge anything.
@@ -318,6 +361,9 @@ impl SqliteEngine {
 impl Engine for SqliteEngine {
     fn begin(&mut self) -> Result<bool> {
         self.run("BEGIN IMMEDIATE").map_err(busy)?;
+        if self.locks.is_some() {
+            self.ballast.look();
+        }
         let version = self
             .connection
             .prepare_cached("PRAGMA data_version")
@@ -335,17 +381,30 @@ impl Engine for SqliteEngine {
     }
 
     fn end(&mut self) -> Result<()> {
-        self.run("ROLLBACK")
+        match self.connection.is_autocommit() {
+            // SQLite ended it by itself.
+            true => Ok(()),
+            false => self.run("ROLLBACK"),
+        }
     }
 
     fn peers(&mut self) -> Option<&mut dyn Peers> {
         self.locks.as_mut().map(|locks| locks as &mut dyn Peers)
     }
 
+    fn check_room(&mut self) -> Result<()> {
+        match self.ballast.renew()? {
+            true => Ok(()),
+            false => Err(ballast::full(&self.path)),
+        }
+    }
+
     fn apply(&mut self, batch: Batch) -> Result<()> {
         self.check_still_there()?;
-        rows::write(&self.connection, &batch)?;
-        self.run("COMMIT")
+        match self.write(&batch) {
+            Err(error) if error.kind() == ErrorKind::StorageFull => self.write_again(&batch, error),
+            written => written,
+        }
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
@@ -376,6 +435,10 @@ impl Engine for SqliteEngine {
             locks.close();
         }
         Ok(())
+    }
+
+    fn abandon(self) {
+        connect::keep_log(&self.connection);
     }
 }
 

@@ -10,6 +10,9 @@ mod chaos_server;
 /// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
 #[cfg(any(feature = "sled", feature = "sqlite"))]
 mod crash;
+/// Full disks and failing calls, with root and strace only.
+#[cfg(all(feature = "sled", feature = "sqlite"))]
+mod disk_trouble;
 /// The direction between modules, and small files.
 mod layout;
 /// The outbox: a request in the app's own transaction.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::frame::{self, Commit};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::dir::{check_still_there, failed, no_follow, private_file, sync_dir};
+use crate::store::dir::{check_still_there, failed, no_follow, private_file, sync_dir, unsynced};
 use crate::store::kv::Batch;
 
 #[derive(Debug)]
@@ -93,14 +93,17 @@ impl JournalFile {
         self.at == 0 || self.at + frame.len() as u64 <= self.bytes
     }
 
-    /// Makes a frame durable.
+    /// Makes a frame durable. Behind the end the file grows, as far as the disk has room.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StorageFull`] when it has none: the next frame goes to the same place. Anything else is final.
     pub(super) fn append(&mut self, frame: &[u8]) -> Result<()> {
-        let written = self
-            .file
+        self.file
             .seek(SeekFrom::Start(self.at))
             .and_then(|_| self.file.write_all(frame))
-            .and_then(|()| self.file.sync_data());
-        written.map_err(|e| failed("write", &self.path, e))?;
+            .map_err(|e| failed("write", &self.path, e))?;
+        self.file.sync_data().map_err(|e| unsynced(&self.path, e))?;
         self.at += frame.len() as u64;
         check_still_there(&self.path, &self.file)
     }

@@ -15,6 +15,9 @@ struct Shared {
     engine: Arc<Mutex<MemoryEngine>>,
     held: Arc<Mutex<()>>,
     is_killed: Arc<AtomicBool>,
+    is_full: Arc<AtomicBool>,
+    /// Its disk turns out to be full, although there seemed to be room.
+    is_broken: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -29,8 +32,19 @@ impl Shared {
 }
 
 impl Base for Shared {
+    fn has_room(&self, _bytes: u64) -> Result<bool> {
+        Ok(!self.is_full.load(Ordering::SeqCst))
+    }
+
+    fn give_room(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     fn write(&self, batch: Batch) -> Result<()> {
         drop(self.held.lock().expect("held"));
+        if self.is_broken.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::StorageFull, "no room after all"));
+        }
         let mut engine = self.engine.lock().expect("engine");
         if self.is_killed.load(Ordering::SeqCst) {
             return Ok(());
@@ -76,7 +90,7 @@ fn all(journaled: &Journaled<Shared>) -> Vec<String> {
 }
 
 fn open(base: &Shared, dir: &Path) -> Result<Journaled<Shared>> {
-    Journaled::open_sized(base.clone(), dir, SMALL)
+    Journaled::open(base.clone(), dir, SMALL)
 }
 
 /// Fills the file in use, so that the next commit goes into the other one.
@@ -278,4 +292,75 @@ fn a_journal_that_lost_something_is_told() {
     fs::remove_file(&a).expect("remove");
     fs::remove_file(&b).expect("remove");
     refused(&base, temp.path());
+}
+
+fn put(journaled: &mut Journaled<Shared>, key: &str) {
+    let one = batch(&[(key, Some("1"))]);
+    journaled.apply(one).expect("apply");
+}
+
+/// Fills both files on a full disk: the first one waits to be brought down.
+fn crowded(base: &Shared, dir: &Path) -> Journaled<Shared> {
+    base.is_full.store(true, Ordering::SeqCst);
+    let mut journaled = open(base, dir).expect("open");
+    fill(&mut journaled, "a");
+    journaled.check_room().expect("one file is free");
+    fill(&mut journaled, "b");
+    let refused = journaled
+        .check_room()
+        .expect_err("nothing can be brought down");
+    assert_eq!(refused.kind(), ErrorKind::StorageFull);
+    journaled
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_added_and_what_makes_room_goes_on() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let base = Shared::default();
+    let mut journaled = crowded(&base, temp.path());
+    // Past the end of the file too.
+    fill(&mut journaled, "c");
+    put(&mut journaled, "d");
+    assert_eq!(all(&journaled).len(), 4);
+    drop(journaled);
+    let mut journaled = open(&base, temp.path()).expect("open on a full disk");
+    assert_eq!(all(&journaled).len(), 4);
+    journaled.check_room().expect_err("still full");
+    base.is_full.store(false, Ordering::SeqCst);
+    journaled.check_room().expect("there is room again");
+    fill(&mut journaled, "e");
+    fill(&mut journaled, "f");
+    journaled.finish_turn_over().expect("turn over");
+    assert_eq!(all(&journaled).len(), 6);
+    drop(journaled);
+    assert_eq!(all(&open(&base, temp.path()).expect("open")).len(), 6);
+    assert_eq!(fs::metadata(temp.path().join("a")).expect("a").len(), SMALL);
+}
+
+#[test]
+fn a_close_on_a_full_disk_leaves_everything_in_the_journal() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let base = Shared::default();
+    crowded(&base, temp.path()).close().expect("close");
+    assert!(text(base.scan(b"a", b"z", 99).expect("scan")).is_empty());
+    assert_eq!(all(&open(&base, temp.path()).expect("open")).len(), 2);
+}
+
+#[test]
+fn an_engine_that_fails_stops_the_journal_and_keeps_all_in_it() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let base = Shared::default();
+    let mut journaled = open(&base, temp.path()).expect("open");
+    base.is_broken.store(true, Ordering::SeqCst);
+    fill(&mut journaled, "a");
+    fill(&mut journaled, "b");
+    let failed = journaled.finish_turn_over().expect_err("broken");
+    assert_eq!(
+        failed.kind(),
+        ErrorKind::Storage,
+        "not a full disk that passes"
+    );
+    journaled.abandon();
+    base.is_broken.store(false, Ordering::SeqCst);
+    assert_eq!(all(&open(&base, temp.path()).expect("open")).len(), 2);
 }

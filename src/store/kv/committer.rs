@@ -1,5 +1,6 @@
 //! Who runs the queue: the caller under a mutex, or a thread of its own that takes everything that waits,
-//! makes it durable in one step, and answers all. A failure behind a commit poisons: nothing is taken any more.
+//! makes it durable in one step, and answers all. A full disk costs a group; any other failure behind a commit poisons:
+//! nothing is taken any more.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::Engine;
-use super::queue::Queue;
+use super::queue::{Before, Queue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::bodies::Bodies;
 use crate::store::{Totals, Urgency};
@@ -25,25 +26,55 @@ const LINGER: Duration = Duration::from_millis(2);
 
 /// A command that waits for its turn, and then for its commit.
 pub(super) trait Work<E>: Send {
-    /// Runs it. An error here is fatal; what the caller did wrong is part of the answer.
+    /// Runs it. An error here costs the group; what the caller did wrong is part of the answer.
     fn run(&mut self, queue: &mut Queue<E>) -> Result<()>;
     /// Does anybody wait for it?
     fn urgency(&self) -> Urgency;
+    /// Takes the names of the files that were written for it, if it came to nothing.
+    fn take_undone(&mut self, group: &Result<()>) -> Vec<String>;
     /// Answers it: with its result, or with the failure of the commit.
     fn answer(self: Box<Self>, failure: Option<&Error>);
+}
+
+/// Does a command make grow what is kept?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Growth {
+    Grows,
+    Stays,
+}
+
+/// What is to be known of a command besides what it does.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) urgency: Urgency,
+    pub(super) growth: Growth,
+    /// Files that were written for it.
+    pub(super) written: Vec<String>,
+}
+
+impl Order {
+    pub(super) fn now() -> Self {
+        Self {
+            urgency: Urgency::Now,
+            growth: Growth::Stays,
+            written: Vec::new(),
+        }
+    }
 }
 
 struct Verb<F, T> {
     verb: Option<F>,
     result: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
-    urgency: Urgency,
+    order: Order,
+    is_refused: bool,
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
-pub(super) fn work<E, T, F>(verb: F, reply: Reply<T>, urgency: Urgency) -> Box<dyn Work<E>>
+pub(super) fn work<E, T, F>(verb: F, reply: Reply<T>, order: Order) -> Box<dyn Work<E>>
 where
+    E: Engine,
     T: Send + 'static,
     F: FnOnce(&mut Queue<E>) -> Result<T> + Send + 'static,
 {
@@ -51,12 +82,14 @@ where
         verb: Some(verb),
         result: None,
         reply,
-        urgency,
+        order,
+        is_refused: false,
     })
 }
 
 impl<E, T, F> Work<E> for Verb<F, T>
 where
+    E: Engine,
     T: Send,
     F: FnOnce(&mut Queue<E>) -> Result<T> + Send,
 {
@@ -64,8 +97,15 @@ where
         let Some(verb) = self.verb.take() else {
             return Ok(());
         };
+        if self.order.growth == Growth::Grows
+            && let Err(error) = queue.txn.check_room()
+        {
+            self.is_refused = true;
+            self.result = Some(Err(error));
+            return Ok(());
+        }
         match verb(queue) {
-            Err(error) if is_fatal(&error) => Err(error),
+            Err(error) if costs_the_group(&error) => Err(error),
             result => {
                 self.result = Some(result);
                 Ok(())
@@ -74,7 +114,18 @@ where
     }
 
     fn urgency(&self) -> Urgency {
-        self.urgency
+        self.order.urgency
+    }
+
+    fn take_undone(&mut self, group: &Result<()>) -> Vec<String> {
+        let is_undone = match group {
+            Ok(()) => self.is_refused,
+            Err(error) => error.kind() == ErrorKind::StorageFull,
+        };
+        match is_undone {
+            true => std::mem::take(&mut self.order.written),
+            false => Vec::new(),
+        }
     }
 
     fn answer(self: Box<Self>, failure: Option<&Error>) {
@@ -89,7 +140,7 @@ where
 }
 
 /// Errors that leave memory and disk apart; the others were found before anything changed.
-fn is_fatal(error: &Error) -> bool {
+fn costs_the_group(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Storage | ErrorKind::StorageFull | ErrorKind::Poisoned
@@ -180,11 +231,13 @@ struct Ran<E> {
 }
 
 impl<E> Ran<E> {
-    fn failed(group: Group<E>, failure: Option<Error>) -> Self {
-        let garbage = Vec::new();
+    fn over(mut group: Group<E>, end: Result<()>, mut garbage: Vec<String>) -> Self {
+        for work in &mut group {
+            garbage.extend(work.take_undone(&end));
+        }
         Self {
             group,
-            failure,
+            failure: end.err(),
             garbage,
         }
     }
@@ -236,19 +289,19 @@ impl<E: Engine> Runner<E> {
             self.poison(&error);
         }
         let Some(queue) = &mut self.queue else {
-            let failure = Some(self.status.gone());
-            return Ran::failed(group, failure);
+            return Ran::over(group, Err(self.status.gone()), Vec::new());
         };
         let is_changed = match queue.txn.begin() {
             Ok(is_changed) => is_changed,
             // Nothing has begun, and nothing is lost: the next group may have better luck.
-            Err(error) => return Ran::failed(group, Some(error)),
+            Err(error) => return Ran::over(group, Err(error), Vec::new()),
         };
+        let before = queue.before();
         let done = catch_unwind(AssertUnwindSafe(|| {
             if is_changed {
                 self.status.tell_news();
-                queue.refresh()?;
             }
+            queue.catch_up(is_changed)?;
             group.iter_mut().try_for_each(|work| work.run(queue))?;
             queue.commit()
         }));
@@ -256,16 +309,24 @@ impl<E: Engine> Runner<E> {
             Ok(()) => {
                 self.status.publish(queue.totals(), queue.must_watch);
                 let garbage = std::mem::take(&mut queue.garbage);
-                Ran {
-                    group,
-                    failure: None,
-                    garbage,
-                }
+                Ran::over(group, Ok(()), garbage)
             }
             Err(error) => {
-                self.poison(&error);
-                Ran::failed(group, Some(error))
+                self.take_back(&error, before);
+                Ran::over(group, Err(error), Vec::new())
             }
+        }
+    }
+
+    /// After a group that came to nothing: a full disk passes, everything else is final.
+    fn take_back(&mut self, error: &Error, before: Before) {
+        let is_full = error.kind() == ErrorKind::StorageFull;
+        let taken_back = match self.queue.as_mut().filter(|_| is_full) {
+            Some(queue) => queue.take_back(before),
+            None => Err(copy(error)),
+        };
+        if let Err(error) = taken_back {
+            self.poison(&error);
         }
     }
 
@@ -284,19 +345,22 @@ impl<E: Engine> Runner<E> {
         tracing::error!(%error, "the store failed and takes nothing more");
         let text = format!("the store failed before ({error}); reopen it");
         self.status.end(Error::new(ErrorKind::Poisoned, text));
-        self.release();
+        self.end(|engine| {
+            engine.abandon();
+            Ok(())
+        });
     }
 
     fn close(&mut self) {
-        self.release();
+        self.end(E::close);
         self.status.close();
     }
 
-    fn release(&mut self) {
+    fn end(&mut self, end: impl FnOnce(E) -> Result<()>) {
         let Some(queue) = self.queue.take() else {
             return;
         };
-        let ended = catch_unwind(AssertUnwindSafe(|| queue.into_engine().close()));
+        let ended = catch_unwind(AssertUnwindSafe(|| end(queue.into_engine())));
         if !matches!(ended, Ok(Ok(()))) {
             tracing::warn!("the store did not close cleanly; everything acknowledged is on disk");
         }
@@ -376,7 +440,7 @@ impl<E: Engine + Send + 'static> Front<E> {
     /// Lets the queue see that a body could not be synced, so that nothing more is acknowledged.
     pub(super) fn stop_if_broken(&self) {
         let (reply, _) = oneshot::channel();
-        self.send(work(|_| Ok(()), reply, Urgency::Now));
+        self.send(work(|_| Ok(()), reply, Order::now()));
     }
 
     pub(super) async fn close(&self) {

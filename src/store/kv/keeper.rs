@@ -129,6 +129,11 @@ impl Keeper {
         }
     }
 
+    /// The files that go again when the command comes to nothing.
+    pub(super) fn into_written(self) -> Vec<String> {
+        self.written
+    }
+
     pub(super) fn undo(&self) {
         if let Some(bodies) = &self.bodies {
             self.written.iter().for_each(|name| bodies.remove(name));

@@ -2,14 +2,14 @@
 //! that are no longer in it are to be gone.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
-use crate::store::dir::{failed, private_file, sync_dir};
+use crate::store::dir::{failed, no_follow, private_file, sync_dir};
 use crate::store::snapshot::run_blocking;
 use crate::store::{StoreFuture, Totals};
 
@@ -17,7 +17,7 @@ use crate::store::{StoreFuture, Totals};
 pub(super) fn read(path: PathBuf, open: Result<Totals>) -> StoreFuture<'static, Option<Bytes>> {
     in_background(move || {
         open?;
-        match fs::read(&path) {
+        match read_whole(&path) {
             Ok(bytes) => Ok(Some(bytes.into())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(failed("read", &path, e)),
@@ -25,10 +25,12 @@ pub(super) fn read(path: PathBuf, open: Result<Totals>) -> StoreFuture<'static, 
     })
 }
 
+/// Whether the new one or the old one is there after a failed sync of the directory nobody knows: `on_broken` is told.
 pub(super) fn replace(
     path: PathBuf,
     keyring: Bytes,
     open: Result<Totals>,
+    on_broken: impl FnOnce() + Send + 'static,
 ) -> StoreFuture<'static, ()> {
     in_background(move || {
         open?;
@@ -37,7 +39,7 @@ pub(super) fn replace(
         write_new(&new, &keyring).map_err(|e| failed("write", &new, e))?;
         fs::rename(&new, &path).map_err(|e| failed("replace", &path, e))?;
         if let Some(dir) = path.parent() {
-            sync_dir(dir)?;
+            sync_dir(dir).inspect_err(|_| on_broken())?;
         }
         match old {
             Some(old) => overwrite(old).map_err(|e| failed("overwrite", &path, e)),
@@ -46,8 +48,20 @@ pub(super) fn replace(
     })
 }
 
+fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    no_follow(&mut options);
+    let mut keyring = Vec::new();
+    options.open(path)?.read_to_end(&mut keyring)?;
+    Ok(keyring)
+}
+
 fn open_old(path: &Path) -> Result<Option<File>> {
-    match OpenOptions::new().write(true).open(path) {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    no_follow(&mut options);
+    match options.open(path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(failed("open", path, e)),

@@ -38,7 +38,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use self::committer::{Front, Status, work};
+use self::committer::{Front, Growth, Order, Status, work};
 use self::keeper::{Keeper, Size, fetch, keep_all, keep_answers};
 use self::queue::Queue;
 #[cfg(feature = "sqlite")]
@@ -74,7 +74,7 @@ pub trait Engine: fmt::Debug {
         Ok(false)
     }
 
-    /// Ends a group that has nothing to write.
+    /// Ends a group that has nothing to write, or that is dropped.
     ///
     /// # Errors
     ///
@@ -88,11 +88,21 @@ pub trait Engine: fmt::Debug {
         None
     }
 
-    /// Makes the whole batch durable, or fails. After an error the engine is not used any more.
+    /// May what is kept grow? Asked before each append; what makes room, a settle say, is not asked for.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StorageFull`] for a full disk, otherwise [`ErrorKind::Storage`].
+    /// [`ErrorKind::StorageFull`] as long as it may not. It costs the append alone.
+    fn check_room(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes the whole batch durable, or fails. After [`ErrorKind::StorageFull`] nothing of it is there, the group is over,
+    /// and the engine goes on; after any other error it is not used any more, but for [`abandon`](Self::abandon).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StorageFull`] for a full disk; [`ErrorKind::Storage`] otherwise, and for whatever a sync says.
     fn apply(&mut self, batch: Batch) -> Result<()>;
 
     /// The value of a key.
@@ -119,6 +129,14 @@ pub trait Engine: fmt::Debug {
         Self: Sized,
     {
         Ok(())
+    }
+
+    /// Releases files and locks after a failure. It syncs nothing: a sync that failed would look like a success.
+    fn abandon(self)
+    where
+        Self: Sized,
+    {
+        drop(self);
     }
 }
 
@@ -222,14 +240,14 @@ impl<E: Engine + Send + 'static> KvStore<E> {
         verb: impl FnOnce(&mut Queue<E>) -> Result<T> + Send + 'static,
     ) -> StoreFuture<'static, T> {
         let (reply, answer) = oneshot::channel();
-        self.front.send(work(verb, reply, Urgency::Now));
+        self.front.send(work(verb, reply, Order::now()));
         self.wait(answer)
     }
 
     /// As [`submit`](Self::submit), after large values went to their files, off the async runtime.
     fn submit_kept<P, T>(
         &self,
-        (size, urgency): (Size, Urgency),
+        (size, urgency, growth): (Size, Urgency, Growth),
         keep: impl FnOnce(&mut Keeper) -> Result<P> + Send + 'static,
         verb: impl FnOnce(&mut Queue<E>, P) -> Result<T> + Send + 'static,
     ) -> StoreFuture<'static, T>
@@ -240,7 +258,15 @@ impl<E: Engine + Send + 'static> KvStore<E> {
         let (reply, answer) = oneshot::channel();
         let (front, mut keeper) = (self.front.clone(), Keeper::new(self.bodies.clone()));
         let start = move || match keep(&mut keeper).and_then(|kept| keeper.sync().map(|()| kept)) {
-            Ok(kept) => front.send(work(move |queue| verb(queue, kept), reply, urgency)),
+            Ok(kept) => {
+                let written = keeper.into_written();
+                let order = Order {
+                    urgency,
+                    growth,
+                    written,
+                };
+                front.send(work(move |queue| verb(queue, kept), reply, order));
+            }
             Err(error) => {
                 keeper.undo();
                 front.stop_if_broken();
@@ -326,7 +352,7 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
         }
         let bodies = batch.iter().map(|append| &append.body);
         let size = Size::of_bodies(bodies, self.bodies.as_ref());
-        let order = (size, Urgency::Now);
+        let order = (size, Urgency::Now, Growth::Grows);
         self.submit_kept(order, |keeper| keep_all(keeper, batch), Queue::append)
     }
 
@@ -337,7 +363,7 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
             .filter_map(|settle| settle.answer.as_ref());
         let lengths = answers.map(|answer| answer.len() as u64);
         let size = Size::of(lengths, self.bodies.as_ref());
-        let order = (size, step.urgency);
+        let order = (size, step.urgency, Growth::Stays);
         let done = self.submit_kept(order, |keeper| keep_answers(keeper, step), Queue::advance);
         let bodies = self.bodies.clone();
         Box::pin(async move {
@@ -378,7 +404,7 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
                 let length = std::iter::once(answer.len() as u64);
                 let size = Size::of(length, self.bodies.as_ref());
                 self.submit_kept(
-                    (size, Urgency::Soon),
+                    (size, Urgency::Soon, Growth::Grows),
                     move |keeper| keeper.keep(id, FileKind::Answer, answer),
                     move |queue, answer| queue.keep_answer(id, answer),
                 )
@@ -439,7 +465,16 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
 
     fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
         match &self.keyring {
-            Some(file) => keyring::replace(file.clone(), keyring, self.status.totals()),
+            Some(file) => {
+                let (bodies, front) = (self.bodies.clone(), self.front.clone());
+                let on_broken = move || {
+                    if let Some(bodies) = bodies {
+                        bodies.give_up();
+                    }
+                    front.stop_if_broken();
+                };
+                keyring::replace(file.clone(), keyring, self.status.totals(), on_broken)
+            }
             None => self.submit(move |queue| {
                 queue.txn.put(keys::KEYRING.to_vec(), keyring);
                 Ok(())

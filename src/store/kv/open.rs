@@ -10,7 +10,7 @@ use super::queue::Queue;
 use super::records::Found;
 use crate::action::{ActionId, Body, Change, Record, WireState};
 use crate::clock::Timestamp;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::store::Opened;
 use crate::store::bodies::{Bodies, FileKind, Orphans, Stray};
 
@@ -181,7 +181,13 @@ impl<E: Engine> Queue<E> {
             match orphans {
                 _ if is_named => {}
                 Orphans::Remove => self.garbage.push(name),
-                Orphans::SetAside => bodies.set_aside(&name)?,
+                Orphans::SetAside => match bodies.set_aside(&name) {
+                    // It waits where it is for an open with room.
+                    Err(error) if error.kind() == ErrorKind::StorageFull => {
+                        tracing::warn!(name, %error, "an orphan stays among the bodies");
+                    }
+                    set_aside => set_aside?,
+                },
             }
         }
         Ok(())

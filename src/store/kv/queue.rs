@@ -43,6 +43,13 @@ pub(super) struct Tally {
     pub(super) id_max: Option<ActionId>,
 }
 
+/// What only this run knows, as it was before a group.
+#[derive(Debug)]
+pub(super) struct Before {
+    epoch: u64,
+    direct: HashMap<Lane, HashSet<ActionId>>,
+}
+
 #[derive(Debug)]
 pub(super) struct Queue<E> {
     pub(super) txn: Txn<E>,
@@ -72,6 +79,8 @@ pub(super) struct Queue<E> {
     pub(super) settled: Front,
     /// Names of files that nothing refers to after the commit.
     pub(super) garbage: Vec<String>,
+    /// A group came to nothing: what is kept in memory is of no moment, and must be read again.
+    is_stale: bool,
 }
 
 impl<E: Engine> Queue<E> {
@@ -101,6 +110,7 @@ impl<E: Engine> Queue<E> {
             expiry: Front::new(&[keys::EXPIRY]),
             settled: Front::new(&[keys::SETTLED]),
             garbage: Vec::new(),
+            is_stale: false,
         };
         queue.read_all()?;
         Ok(queue)
@@ -124,8 +134,44 @@ impl<E: Engine> Queue<E> {
         self.load_in_flight()
     }
 
-    /// Reads again what is kept in memory: somebody else wrote. What only this run knows stays.
-    pub(super) fn refresh(&mut self) -> Result<()> {
+    pub(super) fn before(&self) -> Before {
+        Before {
+            epoch: self.epoch,
+            direct: self.direct.clone(),
+        }
+    }
+
+    /// Drops a group that came to nothing. What else it changed in memory is read again by the next one.
+    pub(super) fn take_back(&mut self, before: Before) -> Result<()> {
+        self.txn.pause()?;
+        self.garbage.clear();
+        self.epoch = before.epoch;
+        self.direct = before.direct;
+        self.is_stale = true;
+        Ok(())
+    }
+
+    /// Reads again what is kept in memory, if somebody else wrote or a group came to nothing.
+    pub(super) fn catch_up(&mut self, is_changed: bool) -> Result<()> {
+        match (std::mem::take(&mut self.is_stale), is_changed) {
+            (true, _) => self.refresh_stale(is_changed),
+            (false, true) => self.refresh(),
+            (false, false) => Ok(()),
+        }
+    }
+
+    fn refresh_stale(&mut self, is_changed: bool) -> Result<()> {
+        let direct = std::mem::take(&mut self.direct);
+        self.refresh()?;
+        // Whether another process told somebody of one cannot be seen any more: then all count as told.
+        if !is_changed {
+            self.direct = direct;
+        }
+        Ok(())
+    }
+
+    /// Somebody else wrote. What only this run knows stays.
+    fn refresh(&mut self) -> Result<()> {
         self.txn.forget();
         self.lanes.clear();
         self.touched.clear();

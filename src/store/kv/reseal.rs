@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use super::committer::Growth;
 use super::keeper::Size;
 use super::queue::Queue;
 use super::records::{Kept, frame};
@@ -43,7 +44,7 @@ impl<E: Engine + Send + 'static> KvStore<E> {
             Size::Large => Size::Large,
         };
         self.submit_kept(
-            (size, Urgency::Now),
+            (size, Urgency::Now, Growth::Stays),
             move |keeper| {
                 let body = body.map(|body| keeper.keep_again(id, body));
                 let answer = answer.map(|answer| keeper.keep(id, FileKind::Answer, answer));

@@ -37,6 +37,10 @@ impl<E: Engine> Txn<E> {
         self.writes.clear();
     }
 
+    pub(super) fn check_room(&mut self) -> Result<()> {
+        self.engine.check_room()
+    }
+
     pub(super) fn peers(&mut self) -> Option<&mut dyn Peers> {
         self.engine.peers()
     }

@@ -364,3 +364,27 @@ fn unbalance(path: &Path) {
         .expect("insert");
     db.flush().expect("flush");
 }
+
+#[tokio::test]
+async fn the_length_of_the_journal_is_settled_when_the_vault_is_made() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let sized = |journal_bytes| SledOptions {
+        journal_bytes,
+        ..SledOptions::default()
+    };
+    for bytes in [0, 1024, u64::MAX] {
+        let error = SledStore::open_with(temp.path(), sized(bytes)).expect_err("out of bounds");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+    for bytes in [512 * 1024, FILE_BYTES] {
+        let store = SledStore::open_with(temp.path(), sized(bytes)).expect("open");
+        store.open(at(1)).await.expect("open");
+        store
+            .append(vec![action(vec![1; 10])])
+            .await
+            .expect("append");
+        store.close().await.expect("close");
+        let file = fs::metadata(temp.path().join("journal/a")).expect("a");
+        assert_eq!(file.len(), 512 * 1024);
+    }
+}

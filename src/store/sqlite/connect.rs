@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::schema;
 use crate::error::{Error, ErrorKind, Result};
@@ -11,11 +12,17 @@ use crate::error::{Error, ErrorKind, Result};
 /// A write-ahead log that grew larger than this is cut when it starts over.
 const LOG_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
+/// After how many pages SQLite brings the log into the database by itself, and how long one is.
+const LOG_PAGES: u64 = 1000;
+const PAGE_BYTES: u64 = 4096;
+
 /// How many statements stay prepared: more than there are.
 const STATEMENTS: usize = 48;
 
 pub(super) struct Tuning {
     pub(super) cache_bytes: u64,
+    /// How long the write-ahead log may become before it is brought into the database; zero = as SQLite has it.
+    pub(super) log_bytes: u64,
     pub(super) busy_timeout: Duration,
 }
 
@@ -29,6 +36,13 @@ pub(super) fn own(path: &Path, tuning: &Tuning) -> Result<Connection> {
         &connection,
         &format!("PRAGMA journal_size_limit = {LOG_BYTES_MAX}"),
     )?;
+    let log_pages = tuning.log_bytes / PAGE_BYTES;
+    if (1..LOG_PAGES).contains(&log_pages) {
+        set(
+            &connection,
+            &format!("PRAGMA wal_autocheckpoint = {log_pages}"),
+        )?;
+    }
     set(&connection, "BEGIN IMMEDIATE")?;
     schema::create(&connection, schema::Place::Own)?;
     set(&connection, "COMMIT")?;
@@ -55,6 +69,20 @@ fn open(path: &Path, tuning: &Tuning) -> Result<Connection> {
     set(&connection, "PRAGMA trusted_schema = OFF")?;
     set(&connection, &format!("PRAGMA cache_size = -{cache_kib}"))?;
     Ok(connection)
+}
+
+/// Brings the log into the database and cuts it, so that its room is there for what comes.
+pub(super) fn empty_log(connection: &Connection) {
+    if let Err(error) = set(connection, "PRAGMA wal_checkpoint(TRUNCATE)") {
+        tracing::debug!(%error, "the write-ahead log stays as long as it is");
+    }
+}
+
+/// Lets the end of the connection leave the log as it is.
+pub(super) fn keep_log(connection: &Connection) {
+    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+        tracing::debug!(%error, "the write-ahead log may be brought into the database");
+    }
 }
 
 /// Gives free pages back to the file system, a bounded number.
@@ -93,7 +121,12 @@ pub(super) fn in_savepoint(
 /// An error of SQLite, with what was tried.
 pub(super) fn says(what: &str) -> impl FnOnce(rusqlite::Error) -> Error {
     move |error| {
+        let extended = error.sqlite_error().map(|error| error.extended_code);
         let (kind, hint) = match error.sqlite_error_code() {
+            // The shared memory of the log could not be made longer: that, too, comes before anything was written.
+            _ if extended == Some(ffi::SQLITE_IOERR_SHMSIZE) => {
+                (ErrorKind::StorageFull, ": the disk is full")
+            }
             Some(ErrorCode::DiskFull) => (ErrorKind::StorageFull, ": the disk is full"),
             Some(ErrorCode::DatabaseCorrupt) => (ErrorKind::Corrupt, ": it is damaged"),
             Some(ErrorCode::NotADatabase) => (ErrorKind::Corrupt, ": it is no database"),

@@ -314,7 +314,7 @@ impl Producer {
 }
 
 /// One line, in one write: a killed process leaves whole lines.
-fn say(line: &Line) {
+pub(crate) fn say(line: &Line) {
     let mut text = serde_json::to_string(line).expect("a line as JSON");
     text.push('\n');
     let mut out = std::io::stdout().lock();

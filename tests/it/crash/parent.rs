@@ -24,7 +24,11 @@ pub(crate) struct Parent {
 
 impl Parent {
     pub(crate) fn start(job: &Job) -> Self {
-        let mut child = command(job).spawn().expect("a child");
+        Self::of(command(job))
+    }
+
+    pub(crate) fn of(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("a child");
         let out = child.stdout.take().expect("a pipe");
         let mut err = child.stderr.take().expect("a pipe");
         let groans = tokio::spawn(async move {
@@ -101,6 +105,12 @@ impl Parent {
     pub(crate) async fn kill_dead_or_alive(mut self, history: &mut History) {
         self.child.start_kill().expect("killed");
         while self.hear(history).await.is_some() {}
+        self.child.wait().await.expect("its end");
+    }
+
+    /// Waits for a child that may have failed.
+    #[cfg(all(feature = "sled", feature = "sqlite"))]
+    pub(crate) async fn wait_dead_or_alive(mut self) {
         self.child.wait().await.expect("its end");
     }
 

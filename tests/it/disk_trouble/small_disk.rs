@@ -1,0 +1,173 @@
+//! A disk that fills up: refuse, drain, open again, and take more when there is room.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use syncvault::ErrorKind;
+
+use super::*;
+use crate::chaos_server::ChaosServer;
+use crate::crash::history::{History, Line, Witness};
+use crate::crash::report;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: tests/disk_trouble/run"]
+async fn a_full_disk_refuses_and_drains_and_opens() {
+    let Some(mounts) = from_script("MOUNTS") else {
+        return;
+    };
+    report("store   acked  refused  drained-full  reopened-full  again  lost  findings");
+    let mut findings = Vec::new();
+    for kind in KINDS {
+        let name = format!("{kind:?}").to_lowercase();
+        let mut disk = Disk::new(kind, mounts.join(&name)).await;
+        findings.extend(disk.story(&name).await);
+    }
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+struct Disk {
+    kind: Kind,
+    mount: PathBuf,
+    server: ChaosServer,
+    history: History,
+    made: u32,
+}
+
+impl Disk {
+    async fn new(kind: Kind, mount: PathBuf) -> Self {
+        let server = ChaosServer::start().await;
+        server.keep_digests();
+        Self {
+            kind,
+            mount,
+            server,
+            history: History::default(),
+            made: 0,
+        }
+    }
+
+    async fn open(&self) -> SyncVault {
+        let (dir, url) = (self.mount.join("vault"), self.server.url());
+        let opened = vault(self.kind, &dir, &url, Draining::OnRequest).await;
+        opened.expect("it opens")
+    }
+
+    async fn story(&mut self, name: &str) -> Vec<String> {
+        let vault = self.open().await;
+        let refused = self.until_refused(&vault).await;
+        fill(&self.mount);
+        let acked = self.history.acked.len();
+        self.make(&vault).await.expect_err("nothing is added");
+        let drained = drain(&vault).await;
+        assert_eq!(vault.pending_count().await.expect("a count"), 0);
+
+        empty(&self.mount);
+        self.until_refused(&vault).await;
+        vault
+            .shutdown(Duration::from_secs(5))
+            .await
+            .expect("closed");
+        fill(&self.mount);
+        let vault = self.open().await;
+        let reopened = drain(&vault).await;
+        assert_eq!(vault.pending_count().await.expect("a count"), 0);
+
+        empty(&self.mount);
+        let before = self.history.acked.len();
+        for _ in 0..20 {
+            self.make(&vault).await.expect("there is room again");
+        }
+        drain(&vault).await;
+        vault
+            .shutdown(Duration::from_secs(5))
+            .await
+            .expect("closed");
+        let again = self.history.acked.len() - before;
+        let witness = Witness::new(
+            &self.server.received(),
+            &self.server.effects(),
+            &self.server.violations(),
+        );
+        let lost = self.history.acked.difference(&witness.done).count();
+        let findings = self.history.judge(&witness);
+        report(&format!(
+            "{name:<7} {acked:>5} {refused:>8} {drained:>13} {reopened:>14} {again:>6} {lost:>5} {:>9}",
+            findings.len()
+        ));
+        findings
+    }
+
+    async fn make(&mut self, vault: &SyncVault) -> Result<()> {
+        self.made += 1;
+        let bytes = [40, 700, 3000, 20_000][self.made as usize % 4];
+        let place = place(self.made % 3, 1, self.made, bytes);
+        let name = place.to_string();
+        self.history.hear(&Line::Try(name.clone()));
+        enqueue(vault, &place).await?;
+        self.history.hear(&Line::Kept(name));
+        Ok(())
+    }
+
+    /// Small actions may still fit where a large one did not: twelve refusals in a row.
+    async fn until_refused(&mut self, vault: &SyncVault) -> u32 {
+        let (mut refused, mut in_a_row) = (0, 0);
+        while in_a_row < 12 {
+            match self.make(vault).await {
+                Ok(()) => in_a_row = 0,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+                    refused += 1;
+                    in_a_row += 1;
+                    // What the vault does not use, somebody else does.
+                    if refused == 1 {
+                        fill(&self.mount);
+                    }
+                }
+            }
+        }
+        refused
+    }
+}
+
+/// A pass that meets a full disk once is made again: the vault made room meanwhile.
+async fn drain(vault: &SyncVault) -> u64 {
+    let mut delivered = 0;
+    for _ in 0..5 {
+        match vault.process_queue().await {
+            Ok(report) => delivered += u64::from(report.delivered),
+            Err(error) => {
+                report(&format!("DEBUG {error:?}"));
+                assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}")
+            }
+        }
+        std::process::Command::new("sh").arg("-c").arg("ls -las /tmp/syncvault-disk*/mounts/sqlite/vault; df /tmp/syncvault-disk*/mounts/sqlite").status().unwrap();
+        if vault.pending_count().await.expect("a count") == 0 {
+            break;
+        }
+    }
+    delivered
+}
+
+/// Somebody else takes what is left of the disk.
+fn fill(mount: &Path) {
+    let path = mount.join(format!("filler-{:08x}", rand_name()));
+    let mut file = File::create(path).expect("a file");
+    let block = [7; 4096];
+    while file.write_all(&block).is_ok() {}
+}
+
+fn rand_name() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}
+
+fn empty(mount: &Path) {
+    for entry in std::fs::read_dir(mount).expect("a list") {
+        let path = entry.expect("an entry").path();
+        if path.is_file() {
+            std::fs::remove_file(path).expect("removed");
+        }
+    }
+}
