@@ -124,8 +124,10 @@ async fn files_are_taken_for_their_own_action_only() {
     assert_eq!(read(&store, id).await, (noise(100_000).to_vec(), None));
 }
 
+type Opens = fn(&Path) -> Arc<dyn Store>;
+
 /// The stores whose files are sealed here.
-fn stores() -> Vec<(&'static str, fn(&Path) -> Arc<dyn Store>)> {
+fn stores() -> Vec<(&'static str, Opens)> {
     vec![
         ("sled", |dir| Arc::new(SledStore::open(dir).expect("open"))),
         #[cfg(feature = "sqlite")]
@@ -139,7 +141,7 @@ struct App {
     server: ChaosServer,
     dir: tempfile::TempDir,
     key: Key,
-    store: fn(&Path) -> Arc<dyn Store>,
+    store: Opens,
 }
 
 impl App {
