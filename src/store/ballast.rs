@@ -37,6 +37,11 @@ impl Ballast {
         self.is_held = self.bytes == 0 || fs::symlink_metadata(&self.path).is_ok_and(is_file);
     }
 
+    #[cfg(feature = "sqlite")]
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held
+    }
+
     /// Gives its room back. False when there is none to give.
     ///
     /// # Errors

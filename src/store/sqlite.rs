@@ -330,17 +330,17 @@ impl SqliteEngine {
     /// A full disk: rolls back, makes room, and writes once more, unless somebody else wrote in between.
     fn write_again(&mut self, batch: &Batch, full: Error) -> Result<()> {
         self.end()?;
-        if !self.ballast.release()? {
-            return Err(full);
-        }
-        connect::empty_log(&self.connection);
+        self.ballast.release()?;
+        connect::start_log_over(&self.connection);
         let is_changed = self.begin()?;
         let written = match is_changed {
             false => self.write(batch),
             true => Err(full),
         };
-        if written.is_err() {
-            self.end()?;
+        match written {
+            // The database takes its room at once, before somebody else does.
+            Ok(()) => connect::start_log_over(&self.connection),
+            Err(_) => self.end()?,
         }
         written
     }
@@ -420,9 +420,12 @@ impl Engine for SqliteEngine {
             connection,
             locks,
             is_own,
+            ballast,
             ..
         } = self;
-        if is_own
+        if !ballast.is_held() {
+            connect::keep_log(&connection);
+        } else if is_own
             && connection.is_autocommit()
             && let Err(error) = connect::shrink(&connection, VACUUM_PAGES)
         {

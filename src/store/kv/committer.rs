@@ -100,6 +100,10 @@ where
         if self.order.growth == Growth::Grows
             && let Err(error) = queue.txn.check_room()
         {
+            // The engine may have found out here that it failed: that is no refusal.
+            if error.kind() != ErrorKind::StorageFull {
+                return Err(error);
+            }
             self.is_refused = true;
             self.result = Some(Err(error));
             return Ok(());

@@ -71,10 +71,10 @@ fn open(path: &Path, tuning: &Tuning) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Brings the log into the database and cuts it, so that its room is there for what comes.
-pub(super) fn empty_log(connection: &Connection) {
-    if let Err(error) = set(connection, "PRAGMA wal_checkpoint(TRUNCATE)") {
-        tracing::debug!(%error, "the write-ahead log stays as long as it is");
+/// Brings the log into the database and starts it over. The file keeps its length: that is room which nobody else can take.
+pub(super) fn start_log_over(connection: &Connection) {
+    if let Err(error) = set(connection, "PRAGMA wal_checkpoint(RESTART)") {
+        tracing::debug!(%error, "the write-ahead log goes on where it is");
     }
 }
 

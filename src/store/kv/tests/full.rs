@@ -13,6 +13,8 @@ struct Disk {
     applies: Arc<AtomicU32>,
     full_at: u32,
     is_tight: Arc<AtomicBool>,
+    /// What the look for room says then.
+    kind: ErrorKind,
     /// Holds an apply up, so that others wait for the next one together.
     held: Arc<Mutex<()>>,
 }
@@ -24,6 +26,7 @@ impl Disk {
             applies: Arc::default(),
             full_at,
             is_tight: Arc::default(),
+            kind: ErrorKind::StorageFull,
             held: Arc::default(),
         }
     }
@@ -37,7 +40,7 @@ impl Disk {
 impl Engine for Disk {
     fn check_room(&mut self) -> Result<()> {
         match self.is_tight.load(Ordering::SeqCst) {
-            true => Err(full()),
+            true => Err(Error::new(self.kind, "no room")),
             false => Ok(()),
         }
     }
@@ -171,4 +174,21 @@ async fn a_direct_send_stays_one_when_its_settle_met_a_full_disk() {
     store.advance(advance).await.expect("room again");
     let ledger = store.totals().await.expect("totals").ledger;
     assert_eq!((ledger.returned, ledger.dead), (1, 0));
+}
+
+/// Symptom: actions that were acknowledged were gone after a turn-over had failed. Cause: an append met that failure in its
+/// look for room, and took it for a refusal; the store went on without what had been turned over. Fix: only a full disk is
+/// a refusal.
+#[tokio::test]
+async fn a_failure_found_by_the_look_for_room_poisons() {
+    let mut disk = Disk::full_at(u32::MAX);
+    disk.kind = ErrorKind::Storage;
+    let store = disk.store();
+    store.open(at(0)).await.expect("open");
+    disk.is_tight.store(true, Ordering::SeqCst);
+    let failed = store.append(vec![action("a", 1)]).await;
+    assert_eq!(failed.expect_err("failed").kind(), ErrorKind::Storage);
+    disk.is_tight.store(false, Ordering::SeqCst);
+    let later = store.append(vec![action("a", 2)]).await;
+    assert_eq!(later.expect_err("poisoned").kind(), ErrorKind::Poisoned);
 }
