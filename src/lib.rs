@@ -100,6 +100,7 @@ pub mod connectivity;
 mod dead_letters;
 pub mod decide;
 mod dispatch;
+pub mod doctor;
 mod error;
 mod event;
 mod listing;

@@ -6,6 +6,7 @@ mod key;
 mod keyring;
 mod names;
 mod reencrypt;
+mod restore;
 mod step;
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use self::keyring::Keyring;
 use self::reencrypt::Pass;
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Cursor, Find, LaneTotals, Opened, Page,
-    Part, Query, Store, StoreFuture, Totals,
+    Part, Query, Restore, Store, StoreFuture, Totals,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
@@ -313,6 +314,10 @@ impl Store for Sealed {
             };
             self.opened_amended(amended).await
         })
+    }
+
+    fn restore(&self, restore: Restore) -> StoreFuture<'_, ()> {
+        Box::pin(self.restore_sealed(restore))
     }
 
     fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>> {

@@ -18,6 +18,10 @@ pub(super) struct Incoming {
 
 impl<E: Engine> Queue<E> {
     pub(super) fn append(&mut self, batch: Vec<Incoming>) -> Result<Vec<Appended>> {
+        if let Err(error) = self.refuse_half_restored() {
+            batch.into_iter().for_each(|one| self.refuse(one.body));
+            return Err(error);
+        }
         batch.into_iter().map(|one| self.append_one(one)).collect()
     }
 

@@ -21,6 +21,7 @@ mod read;
 mod ready;
 mod records;
 mod reseal;
+mod restore;
 mod txn;
 #[cfg(feature = "sqlite")]
 mod within;
@@ -47,7 +48,7 @@ use super::bodies::{Bodies, FileKind, Orphans};
 use super::snapshot::{blocking, in_memory, run_blocking};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Changed, Find, LaneTotals, Opened, Page,
-    Query, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
+    Query, Restore, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
@@ -372,6 +373,10 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
                 )
             }
         }
+    }
+
+    fn restore(&self, restore: Restore) -> StoreFuture<'_, ()> {
+        self.put_back(restore)
     }
 
     fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>> {

@@ -29,6 +29,9 @@ pub(super) struct Run {
     pub(super) is_paused: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) forgetting: Vec<Forgetting>,
+    /// What is being put back and is not all there yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) restoring: Option<String>,
 }
 
 /// Everything that is counted, one row.
