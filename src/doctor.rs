@@ -1,25 +1,25 @@
-//! HOW it fares: what a vault holds as lines of JSON, out of one store and into another.
+//! HOW it fares: what is wrong with a vault, and what it holds as lines of JSON, out of one store and into another.
+//!
+//! - [`examine`] looks at a vault's directory and changes nothing; [`examine_store`] at a store of any kind.
+//! - [`export`] and [`import`] carry everything from store to store: from sled to SQLite, to another machine, into a
+//!   sealed vault.
+//!
+//! What an opening does with a damaged vault is the store's: it moves aside what cannot be read, and goes on.
 
+mod directory;
+mod examine;
 mod export;
 mod import;
 mod lines;
 mod reader;
 
+pub use crate::store::{Examination, Finding, Problem, Progress, Severity};
+pub use examine::{examine, examine_store};
 pub use export::export;
 pub use import::import;
 pub use lines::EXPORT_FORMAT;
 
 use serde::{Deserialize, Serialize};
-
-/// How far a run of the doctor is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Progress {
-    /// Actions that are done.
-    pub done: u64,
-    /// Actions that there are, as counted by the vault.
-    pub total: u64,
-}
 
 /// What went out, or came in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

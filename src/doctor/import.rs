@@ -182,11 +182,20 @@ impl<R: Read + Seek + Send + 'static> Import<'_, R> {
     }
 }
 
-/// One piece is a body as it is.
+/// Without a file among them the pieces are one stretch of bytes: what a store without files takes.
 fn body_of(pieces: Vec<Piece>) -> Body {
     match <[Piece; 1]>::try_from(pieces) {
         Ok([Piece::Bytes(bytes)]) => Body::Bytes(bytes),
         Ok([Piece::File(file)]) => Body::File(file),
-        Err(pieces) => Body::Pieces(pieces),
+        Err(pieces) => joined(&pieces).map_or(Body::Pieces(pieces), Body::Bytes),
     }
+}
+
+fn joined(pieces: &[Piece]) -> Option<Bytes> {
+    let bytes = pieces.iter().map(|piece| match piece {
+        Piece::Bytes(bytes) => Some(&bytes[..]),
+        Piece::File(_) => None,
+    });
+    let bytes: Option<Vec<&[u8]>> = bytes.collect();
+    bytes.map(|bytes| bytes.concat().into())
 }

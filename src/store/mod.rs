@@ -15,6 +15,7 @@ pub mod crypt;
     allow(dead_code, reason = "only stores on disk have a directory")
 )]
 mod dir;
+mod examination;
 #[cfg(feature = "sled")]
 mod journal;
 pub mod kv;
@@ -30,13 +31,19 @@ mod step;
 
 pub use appending::{Append, Appended, Direct, Limits};
 pub use change::{Amend, Amended};
+pub(crate) use examination::Examiner;
+pub use examination::{Examination, Finding, Problem, Progress, Severity};
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
 pub use restoring::{Restore, RestoreEnd, Restored};
 #[cfg(feature = "sled")]
+pub(crate) use sled::examine_sled;
+#[cfg(feature = "sled")]
 pub use sled::{SledOptions, SledStore};
 pub(crate) use snapshot::blocking;
 pub use snapshot::{Chunks, Snapshot, Source};
+#[cfg(feature = "sqlite")]
+pub(crate) use sqlite::examine_sqlite;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Access, SqliteOptions, SqliteStore};
 pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle, Urgency, Whose};

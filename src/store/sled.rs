@@ -1,6 +1,7 @@
 //! The embedded default store: sled with a journal before it. sled's own `flush` is not durable on Linux, so every
 //! turn of the journal ends with a sync of our own handle on its file. See `docs/format.md`.
 
+mod examine;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub(crate) use self::examine::examine_sled;
 use super::bodies::Bodies;
 use super::dir::{
     VaultDir, check_still_there, failed, kind_of, no_follow, paths_in, private_file, refuse_links,

@@ -10,6 +10,12 @@ mod chaos_server;
 /// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
 #[cfg(any(feature = "sled", feature = "sqlite"))]
 mod crash;
+/// Export, import and examination.
+#[cfg(all(feature = "sled", feature = "sqlite", feature = "encrypt"))]
+mod doctor;
+/// A store with an action in each state.
+#[cfg(all(feature = "sled", feature = "sqlite", feature = "encrypt"))]
+mod filled;
 /// The direction between modules, and small files.
 mod layout;
 /// The outbox: a request in the app's own transaction.

@@ -6,6 +6,8 @@ mod amend;
 mod append;
 mod committer;
 mod ending;
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+mod examine;
 mod forget;
 mod front;
 mod gates;
@@ -40,6 +42,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::committer::{Front, Status, work};
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+pub(super) use self::examine::examine;
 use self::keeper::{Keeper, Size, fetch, keep_all, keep_answers};
 use self::queue::Queue;
 #[cfg(feature = "sqlite")]
