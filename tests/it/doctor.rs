@@ -1,5 +1,7 @@
 //! The doctor: what a vault holds is carried from store to store, and what is wrong with it is found.
 
+#[cfg(unix)]
+mod examination;
 mod transfer;
 
 use std::fs::File;

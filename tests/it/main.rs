@@ -16,6 +16,9 @@ mod doctor;
 /// A store with an action in each state.
 #[cfg(all(feature = "sled", feature = "sqlite", feature = "encrypt"))]
 mod filled;
+/// Vaults of every released version still open.
+#[cfg(all(feature = "sled", feature = "sqlite", feature = "encrypt"))]
+mod golden;
 /// The direction between modules, and small files.
 mod layout;
 /// The outbox: a request in the app's own transaction.

@@ -73,6 +73,12 @@ impl<E: Engine> Examined<'_, E> {
             let text = format!("the store has format {format}, which only a newer version reads");
             return Err(Error::new(ErrorKind::Corrupt, text));
         }
+        for (key, name) in [(keys::FORMAT, "its format"), (keys::RUN, "its run")] {
+            if self.txn.get(key)?.is_none() {
+                let text = format!("{name} is not there");
+                self.out.find(Problem::Engine, "the store", text);
+            }
+        }
         let run: Run = self.row(keys::RUN)?.unwrap_or_default();
         if run.restoring.is_some() {
             let text = "an import was not finished: run it again";

@@ -200,8 +200,9 @@ impl<E: Engine> Examined<'_, E> {
     fn ready(&mut self, key: &[u8], value: &Bytes) -> Result<()> {
         let ready = Ready::of(key)?;
         let row: Option<LaneRow> = self.row(&keys::lane(&keys::lane_of(value)?))?;
-        if row.and_then(|row| row.ready_key()) != Some(ready) {
-            let text = "it stands among the ready ones, and its row does not say so";
+        let is_told = row.and_then(|row| row.ready_key()) == Some(ready);
+        if !is_told || self.txn.get(&keys::pair(ready.gate_no))?.is_none() {
+            let text = "it stands among the ready ones, and its row or its gate does not say so";
             let place = format!("lane {}", ready.lane_no);
             self.out.find(Problem::Lane, place, text);
         }
