@@ -62,6 +62,10 @@ pub async fn examine(
     .await
 }
 
+#[cfg_attr(
+    not(any(feature = "sled", feature = "sqlite")),
+    expect(unused_variables, reason = "this build has no engine to look into")
+)]
 fn engine(path: &Path, out: &mut Examiner) -> Result<()> {
     #[cfg(feature = "sled")]
     if path.join("sled").is_dir() {
@@ -71,7 +75,6 @@ fn engine(path: &Path, out: &mut Examiner) -> Result<()> {
     if path.join("vault.db").is_file() {
         return crate::store::examine_sqlite(path, out);
     }
-    let _ = out;
     let text = format!(
         "{} holds no vault of a store that this build has",
         path.display()

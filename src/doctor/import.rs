@@ -11,7 +11,7 @@ use crate::action::{ActionId, Body, Piece};
 use crate::clock::{Clock, SystemClock};
 use crate::decide::Gate;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Restore, RestoreEnd, Restored, Snapshot, Source, Store, blocking};
+use crate::store::{Opened, Restore, RestoreEnd, Restored, Snapshot, Source, Store, blocking};
 
 /// Puts what [`export`](super::export) wrote into `store`: with ids, keys, places, states, attempts, bodies, answers,
 /// ledger, gates and the pause. What was in flight is queued, as after a crash.
@@ -36,10 +36,12 @@ pub async fn import(
     let reader = Reader::new(source);
     let check = reader.clone();
     let Frame { header, trailer } = blocking(move || check.check()).await?;
+    let opened = store.open(SystemClock.now()).await?;
     if let Some(keyring) = header.keyring {
+        // A vault in clear that got a keyring would not open any more.
+        refuse_used(&opened)?;
         keep_keyring(store, decode(&keyring)?).await?;
     }
-    store.open(SystemClock.now()).await?;
     let mut import = Import {
         store,
         reader,
@@ -58,6 +60,14 @@ pub async fn import(
     end.is_paused = trailer.is_paused;
     import.end(end).await?;
     Ok(trailer.contents)
+}
+
+fn refuse_used(opened: &Opened) -> Result<()> {
+    if opened.totals.ledger.enqueued == 0 || opened.is_half_restored {
+        return Ok(());
+    }
+    let text = "the store has held actions; import into a new directory";
+    Err(Error::new(ErrorKind::WrongState, text))
 }
 
 async fn keep_keyring(store: &dyn Store, keyring: Bytes) -> Result<()> {

@@ -223,6 +223,11 @@ async fn a_sealed_vault_goes_in_clear_or_sealed() {
     for secret in ["a.example", "\"files\"", "\"ann\"", "tag-22", "\"again\""] {
         assert!(!text.contains(secret), "{secret}");
     }
+    let used = filled(Kind::Memory, temp.path()).await;
+    let error = import(&*used, Cursor::new(closed.clone()), |_| {}).await;
+    assert_eq!(error.expect_err("used").kind(), ErrorKind::WrongState);
+    let keyring = used.keyring().await.expect("keyring");
+    assert_eq!(keyring, None, "a vault in clear stays one");
     let moved = Arc::new(MemoryStore::new());
     import(&*moved, Cursor::new(closed), |_| {})
         .await
