@@ -41,6 +41,7 @@
 //! | [`DeadLetter`] | an action that is not tried again until somebody acts: [`SyncVault::dead_letters`] |
 //! | [`Credentials`] | what proves who we are. Asked of the app for each attempt, never stored |
 //! | principal | on whose behalf an action is sent. Only those of the active one are: [`SyncVault::principal`] |
+//! | [`doctor`] | looks at a vault without changing it, and carries one from store to store |
 //!
 //! # The life of a request
 //!
@@ -100,6 +101,7 @@ pub mod connectivity;
 mod dead_letters;
 pub mod decide;
 mod dispatch;
+pub mod doctor;
 mod error;
 mod event;
 mod listing;

@@ -28,6 +28,10 @@ pub(super) async fn sealed_or_plain(
 /// Opens the store. Principals whose forgetting a crash cut off are forgotten now, before anything is sent.
 pub(super) async fn open(store: &dyn Store, now: Timestamp) -> Result<Opened> {
     let mut opened = store.open(now).await?;
+    if opened.is_half_restored {
+        let text = "an import into this vault was not finished: run the same one again, or import into a new directory";
+        return Err(Error::new(ErrorKind::WrongState, text));
+    }
     for principal in std::mem::take(&mut opened.forgetting) {
         loop {
             let change = Amend::Forget {

@@ -377,6 +377,34 @@ fn measure(path: &Path) -> io::Result<Measured> {
     })
 }
 
+/// Reads a file through, and checks its length and its checksum.
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+pub(super) fn check_file(dir: &Path, file: &BodyFile) -> Result<()> {
+    let path = dir.join(&file.path);
+    let measured = match measure(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(damaged(&path, "is gone")),
+        Err(_) if path.is_symlink() => return Err(damaged(&path, "is a symbolic link")),
+        measured => measured.map_err(|e| failed("read", &path, e))?,
+    };
+    match (measured.bytes, measured.crc32c) == (file.bytes, file.crc32c) {
+        true => Ok(()),
+        false => Err(damaged(&path, "fails its checksum")),
+    }
+}
+
+/// Every name in a directory of bodies, with the action that owns it, if it is one of ours.
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+pub(super) fn files_in(dir: &Path) -> Result<Vec<(String, Option<(ActionId, FileKind)>)>> {
+    let entries = fs::read_dir(dir).map_err(|e| failed("list", dir, e))?;
+    let names = entries.map(|entry| {
+        let name = entry.map_err(|e| failed("list", dir, e))?.file_name();
+        let owner = name.to_str().and_then(parse);
+        let owner = owner.map(|(id, kind, _)| (id, kind));
+        Ok((name.to_string_lossy().into_owned(), owner))
+    });
+    names.collect()
+}
+
 fn parse(name: &str) -> Option<(ActionId, FileKind, u32)> {
     let mut parts = name.split('.');
     let (id, nonce, kind) = (parts.next()?, parts.next()?, parts.next()?);

@@ -20,7 +20,7 @@ enum Holding {
 
 /// A vault's directory, locked as long as this value lives.
 #[derive(Debug)]
-pub(super) struct VaultDir {
+pub(crate) struct VaultDir {
     path: PathBuf,
     /// Holds the lock.
     _lock: File,
@@ -57,7 +57,44 @@ impl VaultDir {
         Ok(Self { path, _lock: lock })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Locks a vault that is there, to look at it: nothing is made and nothing is written.
+    #[cfg(any(feature = "sled", feature = "sqlite"))]
+    pub(crate) fn look(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path).map_err(|e| failed("find", path, e))?;
+        let path: PathBuf = path.components().collect();
+        let lock = path.join(LOCK);
+        refuse_links([path.clone(), lock.clone()])?;
+        let mut options = OpenOptions::new();
+        options.read(true);
+        no_follow(&mut options);
+        let mut file = options.open(&lock).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::invalid(format!(
+                "{} is not a vault: it has no {LOCK}",
+                path.display()
+            )),
+            _ => failed("open", &lock, e),
+        })?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { path, _lock: file }),
+            Err(TryLockError::WouldBlock) => Err(locked(&lock, holder(&mut file))),
+            Err(TryLockError::Error(e)) => Err(failed("lock", &lock, e)),
+        }
+    }
+
+    /// A directory beside it for us alone, which goes with its value.
+    #[cfg(any(feature = "sled", feature = "sqlite"))]
+    pub(super) fn scratch(&self) -> Result<Scratch> {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".examined-{:016x}", rand::random::<u64>()));
+        let path = PathBuf::from(name);
+        let mut builder = fs::DirBuilder::new();
+        private_dir(&mut builder);
+        let made = builder.create(&path);
+        made.map_err(|e| failed("make a copy to look at in", &path, e))?;
+        Ok(Scratch { path })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -89,6 +126,52 @@ impl VaultDir {
         create_dir(&path)?;
         restrict_dir(&path)?;
         Ok(path)
+    }
+}
+
+/// A private copy of what cannot be looked at without writing. Dropping it removes it.
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[derive(Debug)]
+pub(super) struct Scratch {
+    path: PathBuf,
+}
+
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+impl Scratch {
+    /// Copies the plain files of a directory, in the way that is cheapest for the file system. Its path here.
+    pub(super) fn copy(&self, from: &Path) -> Result<PathBuf> {
+        let name = from.file_name().unwrap_or_default();
+        let to = self.path.join(name);
+        let found = fs::symlink_metadata(from).map_err(|e| failed("look at", from, e))?;
+        if found.is_dir() {
+            let mut builder = fs::DirBuilder::new();
+            private_dir(&mut builder);
+            builder.create(&to).map_err(|e| failed("create", &to, e))?;
+            for path in paths_in(from)? {
+                Scratch::copy_file(&path, &to.join(path.file_name().unwrap_or_default()))?;
+            }
+        } else {
+            Scratch::copy_file(from, &to)?;
+        }
+        Ok(to)
+    }
+
+    fn copy_file(from: &Path, to: &Path) -> Result<()> {
+        let found = fs::symlink_metadata(from).map_err(|e| failed("look at", from, e))?;
+        if !found.is_file() {
+            return Ok(());
+        }
+        fs::copy(from, to).map_err(|e| failed("copy", from, e))?;
+        restrict_file(to)
+    }
+}
+
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "a copy of the vault stays");
+        }
     }
 }
 

@@ -17,11 +17,13 @@ pub mod crypt;
     allow(dead_code, reason = "only stores on disk have a directory")
 )]
 mod dir;
+mod examination;
 #[cfg(feature = "sled")]
 mod journal;
 pub mod kv;
 mod memory;
 mod reading;
+mod restoring;
 #[cfg(feature = "sled")]
 mod sled;
 mod snapshot;
@@ -31,11 +33,19 @@ mod step;
 
 pub use appending::{Append, Appended, Direct, Limits};
 pub use change::{Amend, Amended};
+pub(crate) use examination::Examiner;
+pub use examination::{Examination, Finding, Problem, Progress, Severity};
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
+pub use restoring::{Restore, RestoreEnd, Restored};
+#[cfg(feature = "sled")]
+pub(crate) use sled::examine_sled;
 #[cfg(feature = "sled")]
 pub use sled::{SledOptions, SledStore};
+pub(crate) use snapshot::blocking;
 pub use snapshot::{Chunks, Snapshot, Source};
+#[cfg(feature = "sqlite")]
+pub(crate) use sqlite::examine_sqlite;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Access, SqliteOptions, SqliteStore};
 pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle, Urgency, Whose};
@@ -96,6 +106,19 @@ pub trait Store: Any + fmt::Debug + Send + Sync {
 
     /// Changes that people and apps ask for.
     fn amend(&self, change: Amend) -> StoreFuture<'_, Amended>;
+
+    /// Puts actions back as another store held them, in parts, with ids, places, states, attempts, bodies and answers; what
+    /// was in flight is queued, with wire state [`MaybeSent`](crate::WireState::MaybeSent). Only a store that never held an
+    /// action takes them. An action that is there already is left alone: after a crash, all parts come again. From the first
+    /// part to the [end](Restore::end), `append` and `advance` fail with
+    /// [`ErrorKind::WrongState`](crate::ErrorKind::WrongState).
+    ///
+    /// As provided, it fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
+    fn restore(&self, _restore: Restore) -> StoreFuture<'_, ()> {
+        let text = "this store cannot put actions back";
+        let error = crate::Error::new(crate::ErrorKind::Unsupported, text);
+        Box::pin(std::future::ready(Err(error)))
+    }
 
     /// One action, pending, dead or settled.
     fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>>;
@@ -169,6 +192,8 @@ pub struct Opened {
     pub forgetting: Vec<String>,
     /// False when the ledger that was found does not add up: something was lost without a name.
     pub is_balanced: bool,
+    /// True when actions are being [put back](Store::restore) and the end is missing: an import was cut off.
+    pub is_half_restored: bool,
 }
 
 impl Default for Opened {
@@ -181,6 +206,7 @@ impl Default for Opened {
             reclaimed: Vec::new(),
             forgetting: Vec::new(),
             is_balanced: true,
+            is_half_restored: false,
         }
     }
 }
@@ -218,8 +244,10 @@ pub struct LaneTotals {
     pub direct: u64,
     /// The first unsettled action.
     pub head: Option<ActionId>,
-    /// The dead letter that blocks the lane.
+    /// The dead letter that blocks the lane; the first of them.
     pub blocked_by: Option<ActionId>,
+    /// Every dead letter that blocks the lane, in its order.
+    pub blocking: Vec<ActionId>,
 }
 
 /// Implements [`Store`] for a struct by its field `store`.
@@ -240,6 +268,10 @@ macro_rules! delegate_store {
 
             fn amend(&self, change: Amend) -> StoreFuture<'_, Amended> {
                 self.store.amend(change)
+            }
+
+            fn restore(&self, restore: crate::store::Restore) -> StoreFuture<'_, ()> {
+                self.store.restore(restore)
             }
 
             fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>> {

@@ -1,6 +1,7 @@
 //! The embedded default store: sled with a journal before it. sled's own `flush` is not durable on Linux, so every
 //! turn of the journal ends with a sync of our own handle on its file. See `docs/format.md`.
 
+mod examine;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub(crate) use self::examine::examine_sled;
 use super::ballast::{Ballast, free_bytes};
 use super::bodies::Bodies;
 use super::dir::{

@@ -250,7 +250,7 @@ pub(super) fn run_blocking(start: impl FnOnce() + Send + 'static) {
 }
 
 /// As [`run_blocking`], with its result.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (reply, answer) = oneshot::channel();

@@ -2,6 +2,7 @@
 //! transaction (the outbox). Actions are rows with columns that a person can read; see `docs/format.md`.
 
 mod connect;
+mod examine;
 mod file;
 mod peers;
 mod rows;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, Transaction};
 
 use self::connect::{Tuning, busy, in_savepoint, says};
+pub(crate) use self::examine::examine_sqlite;
 use self::file::{Mark, SidePlace};
 use self::peers::Locks;
 use super::ballast::{self, Ballast};

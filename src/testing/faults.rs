@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{
     Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Find, LaneTotals, Opened,
-    Page, Query, Snapshot, Source, Store, StoreFuture, Totals,
+    Page, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals,
 };
 
 /// A verb of a [`Store`].
@@ -23,6 +23,7 @@ pub enum Verb {
     Append,
     Advance,
     Amend,
+    Restore,
     Get,
     Body,
     Answer,
@@ -221,6 +222,10 @@ impl Store for FaultyStore {
 
     fn amend(&self, change: Amend) -> StoreFuture<'_, Amended> {
         self.call(Verb::Amend, move |store| store.amend(change))
+    }
+
+    fn restore(&self, restore: Restore) -> StoreFuture<'_, ()> {
+        self.call(Verb::Restore, move |store| store.restore(restore))
     }
 
     fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>> {

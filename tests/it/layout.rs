@@ -19,6 +19,7 @@ const ORDER: &[&[&str]] = &[
     &["action"],
     &["decide"],
     &["store", "transport", "connectivity"],
+    &["doctor"],
     &["event"],
     &["parts"],
     &["ticket"],

@@ -13,6 +13,15 @@ mod crash;
 /// Full disks and failing calls, with root and strace only.
 #[cfg(all(feature = "sled", feature = "sqlite"))]
 mod disk_trouble;
+/// Export, import and examination.
+#[cfg(all(feature = "sled", feature = "sqlite", feature = "encrypt"))]
+mod doctor;
+/// A store with an action in each state.
+#[cfg(all(feature = "sled", feature = "sqlite", feature = "encrypt"))]
+mod filled;
+/// Vaults of every released version still open.
+#[cfg(all(feature = "sled", feature = "sqlite", feature = "encrypt"))]
+mod golden;
 /// The direction between modules, and small files.
 mod layout;
 /// The outbox: a request in the app's own transaction.

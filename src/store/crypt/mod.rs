@@ -8,6 +8,7 @@ mod keyring;
 mod names;
 mod pieces;
 mod reencrypt;
+mod restore;
 mod step;
 
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ use self::keyring::Keyring;
 use self::reencrypt::Pass;
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Cursor, Find, LaneTotals,
-    Opened, Page, Part, Query, Snapshot, Source, Store, StoreFuture, Totals,
+    Opened, Page, Part, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals,
 };
 use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
@@ -339,6 +340,10 @@ impl Store for Sealed {
             };
             self.opened_amended(amended).await
         })
+    }
+
+    fn restore(&self, restore: Restore) -> StoreFuture<'_, ()> {
+        Box::pin(self.restore_sealed(restore))
     }
 
     fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>> {

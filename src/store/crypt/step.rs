@@ -28,7 +28,7 @@ fn restored(stored: Record, clear: &Record, last_error: Option<String>) -> Recor
     }
 }
 
-fn principal_of(gate: &Gate) -> Option<&str> {
+pub(super) fn principal_of(gate: &Gate) -> Option<&str> {
     match &gate.key {
         GateKey::Principal(principal) => principal.as_deref(),
         GateKey::Origin(_) => None,

@@ -26,6 +26,11 @@ pub(super) struct Step {
 impl<E: Engine> Queue<E> {
     pub(super) fn advance(&mut self, step: Step) -> Result<Advanced> {
         let Step { advance, answers } = step;
+        if let Err(error) = self.refuse_half_restored() {
+            let answers = answers.into_iter().flatten();
+            answers.for_each(|answer| self.refuse(answer));
+            return Err(error);
+        }
         let now = advance.now;
         let mut done = Advanced::default();
         for (settle, answer) in advance.settle.into_iter().zip(answers) {

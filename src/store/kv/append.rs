@@ -18,6 +18,10 @@ pub(super) struct Incoming {
 
 impl<E: Engine> Queue<E> {
     pub(super) fn append(&mut self, batch: Vec<Incoming>) -> Result<Vec<Appended>> {
+        if let Err(error) = self.refuse_half_restored() {
+            batch.into_iter().for_each(|one| self.refuse(one.body));
+            return Err(error);
+        }
         batch.into_iter().map(|one| self.append_one(one)).collect()
     }
 
@@ -233,14 +237,14 @@ impl<E: Engine> Queue<E> {
 }
 
 /// May a newer one with the same coalescing key take its place?
-fn is_untried(record: &Record) -> bool {
+pub(super) fn is_untried(record: &Record) -> bool {
     matches!(record.state, State::Queued { .. })
         && record.wire == WireState::NeverSent
         && record.attempts == 0
 }
 
 /// What was taken back, came too late or was replaced never happened: its key may be used again.
-fn is_key_free(old: &Record) -> bool {
+pub(super) fn is_key_free(old: &Record) -> bool {
     matches!(
         old.state,
         State::Cancelled { .. } | State::Expired { .. } | State::Superseded { .. }

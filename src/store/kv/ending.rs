@@ -146,6 +146,12 @@ impl<E: Engine> Queue<E> {
 
     /// Makes a record that left the pending ones a dead letter.
     pub(super) fn bury(&mut self, record: &mut Record, policy: DeadLane) -> Result<()> {
+        self.list_dead(record, policy)?;
+        self.rewrite(record)
+    }
+
+    /// Counts a record in among the dead letters.
+    pub(super) fn list_dead(&mut self, record: &Record, policy: DeadLane) -> Result<()> {
         let State::Dead { at, .. } = record.state else {
             return Ok(());
         };
@@ -157,7 +163,7 @@ impl<E: Engine> Queue<E> {
             self.block(record)?;
         }
         self.txn.put(keys::dead(at, record.id), value);
-        self.rewrite(record)
+        Ok(())
     }
 
     fn block(&mut self, record: &Record) -> Result<()> {

@@ -65,6 +65,13 @@ impl Keeper {
         }
     }
 
+    pub(super) fn keep_body(&mut self, id: ActionId, body: Body) -> Result<Kept> {
+        match body {
+            Body::Bytes(bytes) => self.keep(id, FileKind::Body, bytes),
+            body => self.keep_pieces(id, body.into_pieces()),
+        }
+    }
+
     /// Takes snapshots over, all before anything can fail: what is refused is removed.
     fn keep_pieces(&mut self, id: ActionId, pieces: Vec<Piece>) -> Result<Kept> {
         let Some(bodies) = self.bodies.clone() else {
@@ -162,10 +169,8 @@ pub(super) async fn fetch(bodies: Option<Arc<Bodies>>, body: Body) -> Result<Bod
 pub(super) fn keep_all(keeper: &mut Keeper, batch: Vec<Append>) -> Result<Vec<Incoming>> {
     let mut incoming = Vec::with_capacity(batch.len());
     for mut append in batch {
-        let body = match std::mem::replace(&mut append.body, Body::Bytes(Bytes::new())) {
-            Body::Bytes(bytes) => keeper.keep(append.record.id, FileKind::Body, bytes)?,
-            body => keeper.keep_pieces(append.record.id, body.into_pieces())?,
-        };
+        let body = std::mem::replace(&mut append.body, Body::Bytes(Bytes::new()));
+        let body = keeper.keep_body(append.record.id, body)?;
         incoming.push(Incoming { append, body });
     }
     Ok(incoming)

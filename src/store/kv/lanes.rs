@@ -73,12 +73,12 @@ impl LaneRow {
     }
 
     /// The id that should stand among the ready heads.
-    fn head(&self) -> Option<ActionId> {
+    pub(super) fn head(&self) -> Option<ActionId> {
         let is_open = self.in_flight == 0 && self.blocked.is_empty();
         self.first.filter(|_| is_open).map(|first| first.id)
     }
 
-    fn ready_key(&self) -> Option<Ready> {
+    pub(super) fn ready_key(&self) -> Option<Ready> {
         self.ready.map(|ready| Ready {
             rank: ready.rank,
             due: ready.due,

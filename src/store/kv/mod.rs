@@ -6,6 +6,8 @@ mod amend;
 mod append;
 mod committer;
 mod ending;
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+mod examine;
 mod forget;
 mod front;
 mod gates;
@@ -21,6 +23,7 @@ mod read;
 mod ready;
 mod records;
 mod reseal;
+mod restore;
 mod txn;
 #[cfg(feature = "sqlite")]
 mod within;
@@ -39,6 +42,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::committer::{Front, Growth, Order, Status, work};
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+pub(super) use self::examine::examine;
 use self::keeper::{Keeper, Size, fetch, keep_all, keep_answers};
 use self::queue::Queue;
 #[cfg(feature = "sqlite")]
@@ -47,7 +52,7 @@ use super::bodies::{Bodies, FileKind, Orphans};
 use super::snapshot::{blocking, in_memory, run_blocking};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Changed, Find, LaneTotals, Opened, Page,
-    Query, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
+    Query, Restore, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
@@ -410,6 +415,10 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
                 )
             }
         }
+    }
+
+    fn restore(&self, restore: Restore) -> StoreFuture<'_, ()> {
+        self.put_back(restore)
     }
 
     fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>> {

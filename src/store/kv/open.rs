@@ -63,6 +63,7 @@ impl<E: Engine> Queue<E> {
             reclaimed,
             forgetting: self.forgetting(),
             is_balanced,
+            is_half_restored: self.run.restoring.is_some(),
         })
     }
 

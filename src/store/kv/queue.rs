@@ -18,6 +18,9 @@ use crate::action::{ActionId, Counts, Lane, Ledger, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
 
+/// The newest format of the keys that this version reads.
+pub(super) const FORMAT: u32 = 1;
+
 /// How many lane rows and heads stay decoded between commits.
 const WARM_MAX: usize = 256;
 
@@ -29,6 +32,9 @@ pub(super) struct Run {
     pub(super) is_paused: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) forgetting: Vec<Forgetting>,
+    /// What is being put back and is not all there yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) restoring: Option<String>,
 }
 
 /// Everything that is counted, one row.
@@ -187,7 +193,6 @@ impl<E: Engine> Queue<E> {
     }
 
     fn check_format(&mut self) -> Result<()> {
-        const FORMAT: u32 = 1;
         match self.row::<u32>(keys::FORMAT)? {
             Some(format) if format > FORMAT => Err(Error::new(
                 ErrorKind::Corrupt,

@@ -59,6 +59,7 @@ impl<E: Engine> Queue<E> {
             in_flight: row.in_flight,
             head: row.first.map(|first| first.id),
             blocked_by: row.blocked.first().map(|block| block.id),
+            blocking: row.blocked.iter().map(|block| block.id).collect(),
         })
     }
 

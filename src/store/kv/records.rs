@@ -354,7 +354,7 @@ pub(super) fn frame(kind: FrameKind, id: ActionId, value: &Kept) -> Result<Vec<u
 }
 
 /// A file keeps its bare name here; who has the directory makes it a path.
-fn unframe(bytes: Bytes, kind: FrameKind) -> Result<Body> {
+pub(super) fn unframe(bytes: Bytes, kind: FrameKind) -> Result<Body> {
     let frame = Frame::decode(bytes)?;
     if frame.kind != kind {
         return Err(Error::new(

@@ -3,6 +3,7 @@
 use super::*;
 use crate::action::{Origin, Piece, WireState};
 use crate::decide::Settlement;
+use crate::store::kv::Engine;
 use crate::store::{Lease, Part, Retention, Settle};
 
 fn at(millis: u64) -> Timestamp {
@@ -387,4 +388,75 @@ async fn the_length_of_the_journal_is_settled_when_the_vault_is_made() {
         let file = fs::metadata(temp.path().join("journal/a")).expect("a");
         assert_eq!(file.len(), 512 * 1024);
     }
+}
+
+/// The record's frame as a newer version would have written it.
+fn of_newer_version(record: &Record) -> Vec<u8> {
+    let mut bytes = record.encode().expect("encode");
+    bytes[4] = 99;
+    let end = bytes.len() - 4;
+    let crc = crc32c::crc32c(&bytes[..end]).to_le_bytes();
+    bytes[end..].copy_from_slice(&crc);
+    bytes
+}
+
+/// Writes below a closed vault, as another version of the library would have.
+fn write_below(path: &Path, key: Vec<u8>, value: Vec<u8>) {
+    let dir = VaultDir::open(path).expect("the directory");
+    let mut engine = open_engine(dir, &SledOptions::default()).expect("the engine");
+    let batch = Batch::from([(key, Some(Bytes::from(value)))]);
+    engine.apply(batch).expect("apply");
+    engine.close().expect("close");
+}
+
+fn read_below(path: &Path, key: &[u8]) -> Option<Bytes> {
+    let dir = VaultDir::open(path).expect("the directory");
+    let engine = open_engine(dir, &SledOptions::default()).expect("the engine");
+    let value = engine.get(key).expect("get");
+    engine.close().expect("close");
+    value
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_version_is_refused_and_kept() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let store = SledStore::open(temp.path()).expect("open");
+    store.open(at(1)).await.expect("open");
+    let (first, mut second) = (action(vec![1]), action(vec![2]));
+    second.record.lane = Lane::new("other").expect("lane");
+    let id = first.record.id;
+    store.append(vec![first, second]).await.expect("append");
+    let record = store.get(Find::Id(id)).await.expect("get").expect("there");
+    store.close().await.expect("close");
+    let key = [&b"a"[..], id.as_bytes()].concat();
+    let newer = of_newer_version(&record);
+    write_below(temp.path(), key.clone(), newer.clone());
+
+    let store = SledStore::open(temp.path()).expect("open again");
+    let opened = store.open(at(2)).await.expect("open");
+    assert_eq!(opened.totals.counts.pending, 2);
+    let error = store.get(Find::Id(id)).await.expect_err("newer");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let leased = store.advance(lease(3)).await.expect("advance").leased;
+    assert_eq!(leased.len(), 1, "the other lane goes on");
+    assert_ne!(leased[0].record.id, id);
+    store.close().await.expect("close");
+    assert_eq!(read_below(temp.path(), &key).as_deref(), Some(&newer[..]));
+}
+
+#[tokio::test]
+async fn a_newer_format_of_the_store_is_refused_and_not_touched() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let store = SledStore::open(temp.path()).expect("open");
+    store.open(at(1)).await.expect("open");
+    store.append(vec![action(vec![1])]).await.expect("append");
+    store.close().await.expect("close");
+    write_below(temp.path(), b"mformat".to_vec(), b"2".to_vec());
+    let before = read_below(temp.path(), b"mrun");
+    let store = SledStore::open(temp.path()).expect("open again");
+    let error = store.open(at(2)).await.expect_err("newer");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("newer version"), "{error}");
+    store.close().await.expect("close");
+    assert_eq!(read_below(temp.path(), b"mrun"), before);
 }

@@ -160,6 +160,11 @@ fn newer(version: i64) -> Error {
 pub(super) fn check_own(path: &Path) -> Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(says("open"))?;
+    check(&connection, path)
+}
+
+/// As [`check_own`], of a file that is open.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let look = |sql| {
         connection
             .query_row(sql, [], |row| row.get::<_, i64>(0))

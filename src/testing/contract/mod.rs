@@ -48,6 +48,7 @@ pub mod limits;
 mod look;
 pub mod pages;
 pub mod restart;
+pub mod restoring;
 pub mod retention;
 mod rig;
 pub mod sealing;
@@ -309,6 +310,15 @@ macro_rules! __store_contract_rules {
                 a_new_run_fences_the_old_one
                 places_go_on_after_a_restart
                 each_run_has_a_higher_epoch
+            }
+            restoring {
+                everything_comes_back_as_it_was
+                what_was_put_back_goes_its_way
+                only_an_empty_store_takes_actions_back
+                a_part_that_comes_again_changes_nothing
+                nothing_else_is_taken_before_the_end
+                what_was_in_flight_is_queued_as_maybe_sent
+                what_is_not_whole_is_not_put_back
             }
             retention {
                 retention_forgets_by_age

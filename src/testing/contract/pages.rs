@@ -175,6 +175,7 @@ pub async fn a_lane_tells_what_it_holds(factory: &impl StoreFactory) {
         direct: 0,
         head: queued.get(head).map(|record| record.id),
         blocked_by: None,
+        blocking: Vec::new(),
     };
     assert_eq!(rig.lane("a").await, want(0, 3, 0));
     let leased = rig.lease(10).await;
