@@ -102,6 +102,10 @@ impl<B: Base> Journaled<B> {
         Ok(journaled)
     }
 
+    pub(super) fn base(&self) -> &B {
+        &self.base
+    }
+
     /// Brings everything of the file in use into the engine below, behind the back of the commits, which go on
     /// in the other file.
     fn turn_over(&mut self) -> Result<()> {

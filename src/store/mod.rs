@@ -3,7 +3,7 @@
 
 mod appending;
 #[cfg_attr(
-    not(feature = "sled"),
+    not(any(feature = "fjall", feature = "sled")),
     allow(dead_code, reason = "only stores on disk make such files")
 )]
 mod bodies;
@@ -11,10 +11,14 @@ mod change;
 #[cfg(feature = "encrypt")]
 pub mod crypt;
 #[cfg_attr(
-    not(all(feature = "sled", feature = "sqlite")),
+    not(all(feature = "fjall", feature = "sled", feature = "sqlite")),
     allow(dead_code, reason = "only stores on disk have a directory")
 )]
 mod dir;
+#[cfg(test)]
+mod disk_tests;
+#[cfg(feature = "fjall")]
+mod fjall;
 #[cfg(feature = "sled")]
 mod journal;
 pub mod kv;
@@ -29,6 +33,8 @@ mod step;
 
 pub use appending::{Append, Appended, Direct, Limits};
 pub use change::{Amend, Amended};
+#[cfg(feature = "fjall")]
+pub use fjall::{FjallOptions, FjallStore};
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
 #[cfg(feature = "sled")]

@@ -4,17 +4,15 @@
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::bodies::Bodies;
 use super::dir::{
-    VaultDir, check_still_there, failed, kind_of, no_follow, paths_in, private_file, refuse_links,
+    VaultDir, check_still_there, failed, kind_of, no_follow, paths_in, refuse_links,
     restrict_below, sync_dir,
 };
 use super::journal::{Base, Journaled};
@@ -32,12 +30,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// of at most 75 KiB (a record of 64 KiB and a body of 8 KiB), so none gets there.
 /// Part of the format: it can never change for a vault that exists.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
-
-/// Where in the vault's directory things are moved aside to.
-const QUARANTINE: &str = "quarantine";
-
-/// Stands in the vault's directory once it was made whole.
-const MARK: &str = "format";
 
 /// How a [`SledStore`] uses memory.
 #[derive(Clone, Debug)]
@@ -79,11 +71,8 @@ impl SledStore {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: SledOptions) -> Result<Self> {
-        let dir = VaultDir::open(path.as_ref())?;
-        let quarantine = dir.path().join(QUARANTINE);
-        let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
-        let open = move || open_engine(dir, &options);
-        let store = KvStore::with_bodies(open, Some(bodies))?;
+        let open = move |dir| open_engine(dir, &options);
+        let store = KvStore::in_directory(path.as_ref(), open)?;
         Ok(Self { store })
     }
 }
@@ -92,9 +81,7 @@ super::delegate_store!(SledStore);
 
 /// The engine of a vault: its directory, sled, the journal.
 fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBase>> {
-    let mark = dir.path().join(MARK);
-    refuse_links([mark.clone()])?;
-    let is_made = mark.try_exists().map_err(|e| failed("look at", &mark, e))?;
+    let is_made = dir.is_made()?;
     let (sled, journal) = (dir.subdir("sled")?, dir.subdir("journal")?);
     if is_made && paths_in(&journal)?.is_empty() {
         let text = format!(
@@ -106,27 +93,11 @@ fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBas
     refuse_links(paths_in(&sled)?)?;
     refuse_links(paths_in(&journal)?)?;
     move_aside_torn_snapshots(&sled, &dir)?;
-    let vault = dir.path().to_owned();
     let engine = Journaled::open(SledBase::open(sled, dir, options)?, &journal)?;
     if !is_made {
-        write_mark(&mark)?;
-        sync_dir(&vault)?;
+        engine.base().dir.mark_made()?;
     }
     Ok(engine)
-}
-
-/// Says that the vault was made whole: from then on, what is missing was lost.
-fn write_mark(path: &Path) -> Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    private_file(&mut options);
-    options
-        .open(path)
-        .and_then(|mut file| {
-            file.write_all(b"syncvault 1\n")?;
-            file.sync_all()
-        })
-        .map_err(|e| failed("write", path, e))
 }
 
 /// sled, made durable.
@@ -170,16 +141,10 @@ impl SledBase {
 
 /// A snapshot that a crash cut off keeps sled from opening for good; without it, sled reads its log instead.
 fn move_aside_torn_snapshots(path: &Path, dir: &VaultDir) -> Result<()> {
-    for entry in fs::read_dir(path).map_err(|e| failed("list", path, e))? {
-        let entry = entry.map_err(|e| failed("list", path, e))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.ends_with(".generating") {
-            continue;
+    for snapshot in paths_in(path)? {
+        if snapshot.extension().is_some_and(|end| end == "generating") {
+            dir.move_aside(&snapshot)?;
         }
-        let unique = format!("{name}.{:08x}", rand::random::<u32>());
-        let to = dir.subdir(QUARANTINE)?.join(unique);
-        fs::rename(entry.path(), &to).map_err(|e| failed("move aside", &entry.path(), e))?;
-        tracing::warn!(name, "a torn snapshot was moved to quarantine");
     }
     Ok(())
 }
@@ -222,25 +187,7 @@ fn sync_names(path: &Path, dir: &VaultDir) -> Result<()> {
         sync_dir(&blobs)?;
     }
     sync_dir(path)?;
-    sync_dir(dir.path())?;
-    match dir
-        .path()
-        .canonicalize()
-        .ok()
-        .as_deref()
-        .and_then(Path::parent)
-    {
-        Some(parent) => sync_parent(parent),
-        None => Ok(()),
-    }
-}
-
-/// A parent that we may not read cannot be synced by us.
-fn sync_parent(parent: &Path) -> Result<()> {
-    match fs::read_dir(parent) {
-        Ok(_) => sync_dir(parent),
-        Err(_) => Ok(()),
-    }
+    dir.sync_name()
 }
 
 /// Windows syncs only what is open for writing; sled's commits do that there.

@@ -30,6 +30,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+#[cfg(any(feature = "fjall", feature = "sled"))]
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +46,8 @@ use self::queue::Queue;
 #[cfg(feature = "sqlite")]
 pub(super) use self::within::append_within;
 use super::bodies::{Bodies, FileKind, Orphans};
+#[cfg(any(feature = "fjall", feature = "sled"))]
+use super::dir::{QUARANTINE, VaultDir};
 use super::snapshot::{blocking, in_memory, run_blocking};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Changed, Find, LaneTotals, Opened, Page,
@@ -183,7 +187,19 @@ impl<E: Engine + Send + 'static> KvStore<E> {
         Self::with_bodies(open, None)
     }
 
-    pub(super) fn with_bodies(
+    /// In a directory: its lock, its bodies, and the engine that `open` makes there.
+    #[cfg(any(feature = "fjall", feature = "sled"))]
+    pub(super) fn in_directory(
+        path: &Path,
+        open: impl FnOnce(VaultDir) -> Result<E> + Send + 'static,
+    ) -> Result<Self> {
+        let dir = VaultDir::open(path)?;
+        let quarantine = dir.path().join(QUARANTINE);
+        let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
+        Self::with_bodies(move || open(dir), Some(bodies))
+    }
+
+    fn with_bodies(
         open: impl FnOnce() -> Result<E> + Send + 'static,
         bodies: Option<Arc<Bodies>>,
     ) -> Result<Self> {
