@@ -2,7 +2,8 @@
 //! in the middle, and does not open at all when a power cut tore the last batch in a certain way. Here the torn batch goes,
 //! because nobody was told of it, and damage before others is an error that changes nothing.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -62,8 +63,26 @@ fn journals_in(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(journals)
 }
 
+/// What a journal holds, without the room that was made ahead: that is zeros, and much.
 fn read(journal: &Path) -> Result<Vec<u8>> {
-    fs::read(journal).map_err(|e| failed("read", journal, e))
+    const BLOCK: usize = 64 * 1024;
+    let (mut block, zeros) = (vec![0; BLOCK], vec![0; BLOCK]);
+    let (mut bytes, mut unused) = (Vec::new(), 0);
+    let mut file = File::open(journal).map_err(|e| failed("open", journal, e))?;
+    loop {
+        let length = file
+            .read(&mut block)
+            .map_err(|e| failed("read", journal, e))?;
+        if length == 0 {
+            return Ok(bytes);
+        }
+        unused += length;
+        if block[..length] != zeros[..length] {
+            bytes.resize(bytes.len() + unused - length, 0);
+            bytes.extend_from_slice(&block[..length]);
+            unused = 0;
+        }
+    }
 }
 
 fn cut(journal: &Path, whole: u64) -> Result<()> {
