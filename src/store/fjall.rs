@@ -2,6 +2,7 @@
 //! own thread does behind that (flushing, merging) stops the store when it fails. See `docs/format.md`.
 
 mod engine;
+mod failure;
 mod journals;
 #[cfg(test)]
 mod tests;

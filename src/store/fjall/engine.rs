@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,10 +10,11 @@ use fjall::config::CompressionPolicy;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::FjallOptions;
+use super::failure::{broken, unopenable};
 use super::journals::{self, VERSION};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::store::dir::{
-    VaultDir, check_still_there, failed, kind_of, paths_in, refuse_links_below, restrict_below,
+    VaultDir, check_still_there, failed, paths_in, refuse_links_below, restrict_below,
 };
 use crate::store::kv::{Batch, Engine};
 
@@ -141,27 +141,4 @@ impl fmt::Debug for FjallEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FjallEngine").finish_non_exhaustive()
     }
-}
-
-fn io_of(error: &fjall::Error) -> Option<&io::Error> {
-    match error {
-        fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => Some(e),
-        _ => None,
-    }
-}
-
-/// What fails while opening, and not in the operating system, is damage; so is a file that is missing.
-fn unopenable(error: fjall::Error) -> Error {
-    let kind = match (&error, io_of(&error)) {
-        (fjall::Error::Locked, _) => ErrorKind::Locked,
-        (_, Some(e)) if e.kind() == io::ErrorKind::NotFound => ErrorKind::Corrupt,
-        (_, Some(e)) if e.raw_os_error().is_some() => kind_of(e),
-        _ => ErrorKind::Corrupt,
-    };
-    Error::new(kind, "cannot open the database").with_source(error)
-}
-
-fn broken(what: &str, error: fjall::Error) -> Error {
-    let kind = io_of(&error).map_or(ErrorKind::Storage, kind_of);
-    Error::new(kind, format!("cannot {what} the database")).with_source(error)
 }
