@@ -1,7 +1,8 @@
 //! What a million pending actions cost: to enqueue behind them, to count them, to open the vault, in memory, to
 //! drain. A whole vault on the real disk.
 //!
-//! `cargo bench --bench backlog`, or `-- <count> <directory>`. It takes some minutes.
+//! `cargo bench --bench backlog`, or `-- [<store>] [<count> [<directory>]]`, with the stores that are compiled in
+//! (`sled`, `sqlite`, `fjall`, and each with `-sealed`). It takes some minutes.
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 
 #[path = "backlog/child.rs"]
@@ -14,6 +15,8 @@ mod memory;
 mod report;
 #[path = "support/server.rs"]
 mod server;
+#[path = "support/stores.rs"]
+mod stores;
 #[path = "support/work.rs"]
 mod work;
 
@@ -25,7 +28,7 @@ use std::time::{Duration, Instant};
 use syncvault::SyncVault;
 use tokio::runtime::Runtime;
 
-use child::Reopened;
+use child::{Place, Reopened};
 use log::{Log, frame};
 use report::{Run, grouped, print_table, verdict};
 use server::Server;
@@ -43,7 +46,9 @@ fn main() -> Outcome<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["serve", delay] => return server::serve(Duration::from_millis(delay.parse()?)),
-        ["reopen", url, dir, drains] => return child::run(url, Path::new(dir), drains == "drain"),
+        ["reopen", url, store, dir, drains] => {
+            return child::run(url, (store, Path::new(dir)), drains == "drain");
+        }
         _ => {}
     }
     if !args.contains(&"--bench") {
@@ -54,18 +59,24 @@ fn main() -> Outcome<()> {
         .into_iter()
         .filter(|arg| !arg.starts_with("--"))
         .collect();
+    let (store, args) = match args.split_first() {
+        Some((store, args)) if stores::names().iter().any(|name| name == store) => (*store, args),
+        _ => (stores::DEFAULT, &args[..]),
+    };
     let count = args.first().map_or(Ok(COUNT), |count| count.parse())?;
     let dir = scratch(args.get(1).map(Path::new))?;
+    let place = (store, dir.path());
     let server = Server::start(Duration::ZERO)?;
     let mut table = Table::default();
     let runtime = work::runtime()?;
-    fill(&runtime, &server.url, dir.path(), count, &mut table)?;
+    fill(&runtime, &server.url, place, count, &mut table)?;
     drop(runtime);
+    table.note("store", store);
     table.note(
         "on disk",
         format!("{} MiB", disk_bytes(&dir.path().join("vault"))? / MIB),
     );
-    reopen(&server.url, dir.path(), &mut table)?;
+    reopen(&server.url, place, &mut table)?;
     let heads = ["what", "measured", "wanted", "verdict"];
     print_table(&heads, &table.rows);
     Ok(())
@@ -92,10 +103,16 @@ impl Table {
 }
 
 /// Everything that is measured in the process that fills the vault.
-fn fill(runtime: &Runtime, url: &str, dir: &Path, count: usize, table: &mut Table) -> Outcome<()> {
+fn fill(
+    runtime: &Runtime,
+    url: &str,
+    place: Place<'_>,
+    count: usize,
+    table: &mut Table,
+) -> Outcome<()> {
     let noise = Arc::new(Noise::new());
-    let mut log = Log::create(&dir.join("log"))?;
-    let vault = runtime.block_on(child::open(url, dir))?;
+    let mut log = Log::create(&place.1.join("log"))?;
+    let vault = runtime.block_on(child::open(url, place))?;
     let (empty, bare_empty) = runtime.block_on(sample(&vault, &mut log, &noise))?;
     let rate = format!("{} ({}/s)", empty.latency(), grouped(empty.rate));
     table.note("enqueue, empty (p50 / p99)", rate);
@@ -226,10 +243,10 @@ fn disk_bytes(dir: &Path) -> Outcome<u64> {
 }
 
 /// What a fresh process meets: after a clean end, and after kill -9 in the middle of a drain.
-fn reopen(url: &str, dir: &Path, table: &mut Table) -> Outcome<()> {
+fn reopen(url: &str, place: Place<'_>, table: &mut Table) -> Outcome<()> {
     const SECOND: Duration = Duration::from_secs(1);
-    let clean = Reopened::of(url, dir, "drain")?;
-    let killed = Reopened::of(url, dir, "look")?;
+    let clean = Reopened::of(url, place, "drain")?;
+    let killed = Reopened::of(url, place, "look")?;
     for (when, reopened) in [("", &clean), (" after kill -9", &killed)] {
         let what = format!("open, fresh process{when}");
         let took = format!("{} ms", reopened.open.as_millis());

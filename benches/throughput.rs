@@ -1,8 +1,10 @@
 //! How fast the vault is, beside the bare thing in the same run: a preallocated log with `fdatasync` for the store,
 //! bare reqwest for the wire. Whole systems, so no micro-benchmark harness.
 //!
-//! `cargo bench --bench throughput`, or `-- enqueue cycle drain direct` for single sections. Rounds are interleaved
-//! and ratios are taken within a round, because the disk and the machine are never quite the same twice.
+//! `cargo bench --bench throughput`, or `-- enqueue cycle drain direct` for single sections. With the name of a store
+//! (`sled`, `sqlite-sealed`), or with `stores` for all that are compiled in, `enqueue` and `cycle` are about these, side by
+//! side: `cargo bench --all-features --bench throughput -- enqueue cycle stores`. Rounds are interleaved and ratios are
+//! taken within a round, because the disk and the machine are never quite the same twice.
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 
 #[path = "throughput/bare.rs"]
@@ -19,6 +21,10 @@ mod row;
 mod server;
 #[path = "throughput/shared_log.rs"]
 mod shared_log;
+#[path = "throughput/side_by_side.rs"]
+mod side_by_side;
+#[path = "support/stores.rs"]
+mod stores;
 #[path = "throughput/wire.rs"]
 mod wire;
 #[path = "support/work.rs"]
@@ -27,6 +33,8 @@ mod work;
 use std::time::Duration;
 
 use report::print_table;
+use row::Row;
+use tokio::runtime::Runtime;
 use work::Outcome;
 
 fn main() -> Outcome<()> {
@@ -39,25 +47,8 @@ fn main() -> Outcome<()> {
         println!("this measures; run it with `cargo bench --bench throughput`");
         return Ok(());
     }
-    let sections: Vec<&str> = args
-        .into_iter()
-        .filter(|arg| !arg.starts_with("--"))
-        .collect();
-    let is_wanted = |section: &str| sections.is_empty() || sections.contains(&section);
-    let runtime = work::runtime()?;
-    let mut rows = Vec::new();
-    if is_wanted("enqueue") {
-        rows.extend(queue::enqueue(&runtime)?);
-    }
-    if is_wanted("cycle") {
-        rows.extend(queue::cycle(&runtime)?);
-    }
-    if is_wanted("drain") {
-        rows.extend(wire::drain(&runtime)?);
-    }
-    if is_wanted("direct") {
-        rows.extend(wire::direct(&runtime)?);
-    }
+    let wanted = Wanted::of(args.into_iter().filter(|arg| !arg.starts_with("--")))?;
+    let rows = measure(&work::runtime()?, &wanted)?;
     let heads = [
         "what",
         "ours (p50 / p99)",
@@ -71,4 +62,47 @@ fn main() -> Outcome<()> {
         &rows.into_iter().map(|row| row.cells).collect::<Vec<_>>(),
     );
     Ok(())
+}
+
+/// The sections and the stores that are asked for.
+struct Wanted {
+    sections: Vec<&'static str>,
+    stores: Vec<String>,
+}
+
+impl Wanted {
+    fn of<'a>(args: impl Iterator<Item = &'a str>) -> Outcome<Self> {
+        const SECTIONS: [&str; 4] = ["enqueue", "cycle", "drain", "direct"];
+        let (mut sections, mut stores) = (Vec::new(), Vec::new());
+        let known = stores::names();
+        for arg in args {
+            match SECTIONS.into_iter().find(|section| *section == arg) {
+                Some(section) => sections.push(section),
+                None if arg == "stores" => stores.clone_from(&known),
+                None if known.iter().any(|name| name == arg) => stores.push(arg.to_owned()),
+                None => return Err(format!("neither a section nor a store: {arg}").into()),
+            }
+        }
+        if sections.is_empty() {
+            // The others know one store only.
+            let count = if stores.is_empty() { 4 } else { 2 };
+            sections.extend_from_slice(&SECTIONS[..count]);
+        }
+        Ok(Self { sections, stores })
+    }
+}
+
+fn measure(runtime: &Runtime, wanted: &Wanted) -> Outcome<Vec<Row>> {
+    let mut rows = Vec::new();
+    for section in &wanted.sections {
+        rows.extend(match (*section, &*wanted.stores) {
+            ("enqueue", []) => queue::enqueue(runtime)?,
+            ("enqueue", stores) => side_by_side::enqueue(runtime, stores)?,
+            ("cycle", []) => queue::cycle(runtime)?,
+            ("cycle", stores) => side_by_side::cycle(runtime, stores)?,
+            ("drain", _) => wire::drain(runtime)?,
+            _ => wire::direct(runtime)?,
+        });
+    }
+    Ok(rows)
 }

@@ -86,6 +86,7 @@
 //! | --- | --- | --- |
 //! | `sled` | yes | the store on disk: `storage_path` and [`SyncVault::open`] |
 //! | `sqlite` | no | [`SqliteStore`](store::SqliteStore): one file that `sqlite3` can read, several processes, the outbox |
+//! | `fjall` | no | [`FjallStore`](store::FjallStore): a log-structured engine, for many writers |
 //! | `rustls` | yes | https; without it an https URL is refused before anything is kept |
 //! | `http2` | yes | HTTP/2 where the server has it |
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |

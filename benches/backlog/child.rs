@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 use syncvault::{ConnectivityMode, Draining, Paging, SyncVault};
 
 use crate::memory;
+use crate::stores;
 use crate::work::{self, Outcome};
 
 const DRAIN_COUNT: u64 = 20_000;
 const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// A store by its name, and the directory that the vault's is in.
+pub(crate) type Place<'a> = (&'a str, &'a Path);
 
 /// What it found.
 #[derive(Clone, Debug, Default)]
@@ -28,12 +32,12 @@ pub(crate) struct Reopened {
 
 impl Reopened {
     /// Runs it, reads what it prints, and kills it -9: in the middle of its work, if it drains.
-    pub(crate) fn of(url: &str, dir: &Path, what: &str) -> Outcome<Self> {
+    pub(crate) fn of(url: &str, (store, dir): Place<'_>, what: &str) -> Outcome<Self> {
         let dir = dir
             .to_str()
             .ok_or("a directory with a name that is no text")?;
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["reopen", url, dir, what])
+            .args(["reopen", url, store, dir, what])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -68,9 +72,9 @@ impl Reopened {
 }
 
 /// The vault of all processes here: room for the backlog, and offline until it is told otherwise.
-pub(crate) async fn open(url: &str, dir: &Path) -> Outcome<SyncVault> {
+pub(crate) async fn open(url: &str, (store, dir): Place<'_>) -> Outcome<SyncVault> {
     let builder = SyncVault::builder(url)
-        .storage_path(dir.join("vault"))
+        .shared_store(stores::make(store, &dir.join("vault"))?)
         .pending_max(u64::MAX)
         .bytes_max(u64::MAX)
         .draining(Draining::OnRequest);
@@ -80,10 +84,10 @@ pub(crate) async fn open(url: &str, dir: &Path) -> Outcome<SyncVault> {
 }
 
 /// Measures, prints, and waits to be killed.
-pub(crate) fn run(url: &str, dir: &Path, drains: bool) -> Outcome<()> {
+pub(crate) fn run(url: &str, place: Place<'_>, drains: bool) -> Outcome<()> {
     let runtime = work::runtime()?;
     let start = Instant::now();
-    let vault = runtime.block_on(open(url, dir))?;
+    let vault = runtime.block_on(open(url, place))?;
     println!("open_us {}", start.elapsed().as_micros());
     print_memory("rss_open", memory::resident());
     print_memory("peak_open", memory::peak());

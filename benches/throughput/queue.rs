@@ -10,9 +10,7 @@ use syncvault::action::{ActionId, Lane, Origin, Record, StoredRequest, WireState
 use syncvault::clock::{Clock, SystemClock};
 use syncvault::decide::Settlement;
 use syncvault::reqwest::{Method, Url};
-use syncvault::store::{
-    Advance, Append, Appended, Lease, Leased, Retention, Settle, SledStore, Store,
-};
+use syncvault::store::{Advance, Append, Appended, Lease, Leased, Retention, Settle, Store};
 use syncvault::{ConnectivityMode, SyncVault};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -20,34 +18,41 @@ use tokio::sync::Notify;
 use crate::bare;
 use crate::report::Run;
 use crate::row::Row;
+use crate::stores::{self, DEFAULT};
 use crate::work::{Noise, Outcome, scratch};
 
 const ROUNDS: usize = 9;
-const ONE: usize = 1_000;
-const WRITERS: usize = 64;
-const WORKERS: usize = 8;
+pub(crate) const ONE: usize = 1_000;
+pub(crate) const WRITERS: usize = 64;
+pub(crate) const WORKERS: usize = 8;
 /// For many writers; a multiple of them.
-const MANY: usize = 64 * 320;
+pub(crate) const MANY: usize = 64 * 320;
 /// Nothing listens there, and nothing is sent.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 /// The runs of one contender, one for each round.
-type Runs = Vec<Run>;
+pub(crate) type Runs = Vec<Run>;
 
 /// Measures once, in a directory of its own.
-type Contender<'a> = &'a dyn Fn(&Path) -> Outcome<Run>;
+pub(crate) type Contender<'a> = &'a dyn Fn(&Path) -> Outcome<Run>;
 
 /// Runs every contender once in each round, each in a directory of its own, each round another one first.
-fn interleave<const N: usize>(contenders: [Contender<'_>; N]) -> Outcome<[Runs; N]> {
-    let mut runs = [const { Runs::new() }; N];
+pub(crate) fn interleave_all(contenders: &[Contender<'_>]) -> Outcome<Vec<Runs>> {
+    let mut runs = vec![Runs::new(); contenders.len()];
     for round in 0..ROUNDS {
-        for turn in 0..N {
-            let which = (round + turn) % N;
+        for turn in 0..contenders.len() {
+            let which = (round + turn) % contenders.len();
             let dir = scratch(None)?;
             runs[which].push(contenders[which](dir.path())?);
         }
     }
     Ok(runs)
+}
+
+fn interleave<const N: usize>(contenders: [Contender<'_>; N]) -> Outcome<[Runs; N]> {
+    let runs = interleave_all(&contenders)?;
+    runs.try_into()
+        .map_err(|_| "a contender without its runs".into())
 }
 
 /// Durable enqueues.
@@ -56,7 +61,7 @@ pub(crate) fn enqueue(runtime: &Runtime) -> Outcome<Vec<Row>> {
     let mut rows = Vec::new();
     let [log, store, vault] = interleave([
         &|dir| bare::appends(dir, &noise, ONE),
-        &|dir| runtime.block_on(store_appends(dir, &noise, 1, ONE)),
+        &|dir| runtime.block_on(store_appends((DEFAULT, dir), &noise, 1, ONE)),
         &|dir| runtime.block_on(vault_enqueues(dir, &noise, 1, ONE)),
     ])?;
     rows.push(Row::rates(
@@ -73,7 +78,7 @@ pub(crate) fn enqueue(runtime: &Runtime) -> Outcome<Vec<Row>> {
     ));
     let [log, store, vault] = interleave([
         &|dir| bare::shared_appends(dir, &noise, WRITERS, MANY),
-        &|dir| runtime.block_on(store_appends(dir, &noise, WRITERS, MANY)),
+        &|dir| runtime.block_on(store_appends((DEFAULT, dir), &noise, WRITERS, MANY)),
         &|dir| runtime.block_on(vault_enqueues(dir, &noise, WRITERS, MANY)),
     ])?;
     rows.push(Row::rates(
@@ -96,12 +101,12 @@ pub(crate) fn cycle(runtime: &Runtime) -> Outcome<Vec<Row>> {
     let noise = Arc::new(Noise::new());
     let mut rows = Vec::new();
     let [log, store] = interleave([&|dir| bare::cycles(dir, &noise, ONE), &|dir| {
-        runtime.block_on(store_cycles(dir, &noise, ONE))
+        runtime.block_on(store_cycles((DEFAULT, dir), &noise, ONE))
     }])?;
     rows.push(Row::rates("cycle, 1 worker", &store, &log, 0.4));
     let [log, store] = interleave([
         &|dir| bare::shared_cycles(dir, &noise, (WRITERS, WORKERS), MANY),
-        &|dir| runtime.block_on(shared_store_cycles(dir, &noise, MANY)),
+        &|dir| runtime.block_on(shared_store_cycles((DEFAULT, dir), &noise, MANY)),
     ])?;
     rows.push(Row::rates(
         "cycle, 64 writers + 8 workers",
@@ -112,10 +117,13 @@ pub(crate) fn cycle(runtime: &Runtime) -> Outcome<Vec<Row>> {
     Ok(rows)
 }
 
-async fn open(dir: &Path) -> Outcome<Arc<dyn Store>> {
-    let store = SledStore::open(dir.join("vault"))?;
+/// A store by its name, and where it is made.
+pub(crate) type Place<'a> = (&'a str, &'a Path);
+
+async fn open((name, dir): Place<'_>) -> Outcome<Arc<dyn Store>> {
+    let store = stores::make(name, &dir.join("vault"))?;
     store.open(SystemClock.now()).await?;
-    Ok(Arc::new(store))
+    Ok(store)
 }
 
 /// What the vault hands to its store for a small POST.
@@ -150,13 +158,13 @@ async fn append_each(
     Ok(latencies)
 }
 
-async fn store_appends(
-    dir: &Path,
+pub(crate) async fn store_appends(
+    place: Place<'_>,
     noise: &Arc<Noise>,
     writers: usize,
     count: usize,
 ) -> Outcome<Run> {
-    let store = open(dir).await?;
+    let store = open(place).await?;
     let start = Instant::now();
     let latencies = if writers == 1 {
         let each = (count, Arc::new(Notify::new()));
@@ -249,8 +257,8 @@ async fn advance(store: &dyn Store, before: Option<Leased>) -> Outcome<Option<Le
 }
 
 /// One worker: it appends the next, then settles the last and leases the next in one step.
-async fn store_cycles(dir: &Path, noise: &Noise, count: usize) -> Outcome<Run> {
-    let store = open(dir).await?;
+pub(crate) async fn store_cycles(place: Place<'_>, noise: &Noise, count: usize) -> Outcome<Run> {
+    let store = open(place).await?;
     let lane = Lane::default_lane();
     let mut leased = None;
     let start = Instant::now();
@@ -270,8 +278,12 @@ async fn store_cycles(dir: &Path, noise: &Noise, count: usize) -> Outcome<Run> {
 }
 
 /// Many writers, each with a lane, and workers that lease and settle.
-async fn shared_store_cycles(dir: &Path, noise: &Arc<Noise>, count: usize) -> Outcome<Run> {
-    let store = open(dir).await?;
+pub(crate) async fn shared_store_cycles(
+    place: Place<'_>,
+    noise: &Arc<Noise>,
+    count: usize,
+) -> Outcome<Run> {
+    let store = open(place).await?;
     let (arrived, left) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(count)));
     let start = Instant::now();
     let work = |_| tokio::spawn(work(store.clone(), arrived.clone(), left.clone()));

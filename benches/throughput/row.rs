@@ -10,7 +10,13 @@ pub(crate) struct Row {
 
 impl Row {
     /// Rates: the more the better. One run of each for every round.
-    pub(crate) fn rates(what: &str, ours: &[Run], bare: &[Run], wanted: f64) -> Self {
+    pub(crate) fn rates(
+        what: &str,
+        ours: &[Run],
+        bare: &[Run],
+        wanted: impl Into<Option<f64>>,
+    ) -> Self {
+        let wanted = wanted.into();
         let ratios = ours
             .iter()
             .zip(bare)
@@ -25,8 +31,10 @@ impl Row {
             show(ours),
             show(bare),
             format!("{ratio:.2}"),
-            format!("{wanted:.2}"),
-            verdict(ratio >= wanted).to_owned(),
+            wanted.map_or_else(String::new, |wanted| format!("{wanted:.2}")),
+            wanted
+                .map_or("", |wanted| verdict(ratio >= wanted))
+                .to_owned(),
         ];
         Self {
             cells: cells.into(),

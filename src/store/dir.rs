@@ -11,6 +11,12 @@ use crate::error::{Error, ErrorKind, Result};
 const LOCK: &str = "LOCK";
 const OPENING: &str = "open.lock";
 
+/// Stands in the vault's directory once it was made whole.
+pub(super) const MARK: &str = "format";
+
+/// Where in the vault's directory things are moved aside to.
+pub(super) const QUARANTINE: &str = "quarantine";
+
 /// Who else may hold the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holding {
@@ -118,6 +124,39 @@ impl VaultDir {
             Some(above) if fs::read_dir(above).is_ok() => sync_dir(above),
             _ => Ok(()),
         }
+    }
+
+    /// Was the vault made whole, once? Then what is missing was lost.
+    pub(super) fn is_made(&self) -> Result<bool> {
+        let mark = self.path.join(MARK);
+        refuse_links([mark.clone()])?;
+        mark.try_exists().map_err(|e| failed("look at", &mark, e))
+    }
+
+    /// Says, durably, that the vault is whole.
+    pub(super) fn mark_made(&self) -> Result<()> {
+        let mark = self.path.join(MARK);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        private_file(&mut options);
+        options
+            .open(&mark)
+            .and_then(|mut file| {
+                file.write_all(b"syncvault 1\n")?;
+                file.sync_all()
+            })
+            .map_err(|e| failed("write", &mark, e))?;
+        self.sync_name()
+    }
+
+    /// Moves what lies inside to quarantine, under its name and a suffix.
+    pub(super) fn move_aside(&self, from: &Path) -> Result<()> {
+        let name = from.file_name().unwrap_or_default().to_string_lossy();
+        let unique = format!("{name}.{:08x}", rand::random::<u32>());
+        let to = self.subdir(QUARANTINE)?.join(unique);
+        fs::rename(from, &to).map_err(|e| failed("move aside", from, e))?;
+        tracing::warn!(%name, "it was moved to quarantine");
+        Ok(())
     }
 
     /// A directory inside, created when it is missing.
@@ -366,6 +405,14 @@ pub(super) fn refuse_links(paths: impl IntoIterator<Item = PathBuf>) -> Result<(
     }
 }
 
+/// As [`refuse_links`], for everything below a directory.
+pub(super) fn refuse_links_below(dir: &Path) -> Result<()> {
+    let paths = paths_in(dir)?;
+    refuse_links(paths.clone())?;
+    let mut inner = paths.iter().filter(|path| path.is_dir());
+    inner.try_for_each(|dir| refuse_links_below(dir))
+}
+
 /// The paths of everything in a directory.
 pub(super) fn paths_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).map_err(|e| failed("list", dir, e))?;
@@ -374,12 +421,15 @@ pub(super) fn paths_in(dir: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// Sets the mode itself: the one at creation is subject to the umask, and others made the file.
+/// Sets the mode itself: the one at creation is subject to the umask, and others made the file. One that its engine
+/// removed meanwhile needs none.
 #[cfg(unix)]
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .map_err(|e| failed("protect", path, e))
+    match fs::set_permissions(path, fs::Permissions::from_mode(mode)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        set => set.map_err(|e| failed("protect", path, e)),
+    }
 }
 
 #[cfg(not(unix))]
@@ -400,7 +450,10 @@ fn restrict_file(path: &Path) -> Result<()> {
 pub(super) fn restrict_below(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(|e| failed("list", dir, e))? {
         let path = entry.map_err(|e| failed("list", dir, e))?.path();
-        let found = fs::symlink_metadata(&path).map_err(|e| failed("look at", &path, e))?;
+        let found = match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            found => found.map_err(|e| failed("look at", &path, e))?,
+        };
         if found.is_dir() {
             restrict_dir(&path)?;
             restrict_below(&path)?;

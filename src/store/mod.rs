@@ -5,7 +5,7 @@ mod appending;
 #[cfg(any(feature = "sled", feature = "sqlite"))]
 mod ballast;
 #[cfg_attr(
-    not(feature = "sled"),
+    not(any(feature = "fjall", feature = "sled")),
     allow(dead_code, reason = "only stores on disk make such files")
 )]
 mod bodies;
@@ -13,11 +13,15 @@ mod change;
 #[cfg(feature = "encrypt")]
 pub mod crypt;
 #[cfg_attr(
-    not(all(feature = "sled", feature = "sqlite")),
+    not(all(feature = "fjall", feature = "sled", feature = "sqlite")),
     allow(dead_code, reason = "only stores on disk have a directory")
 )]
 mod dir;
+#[cfg(test)]
+mod disk_tests;
 mod examination;
+#[cfg(feature = "fjall")]
+mod fjall;
 #[cfg(feature = "sled")]
 mod journal;
 pub mod kv;
@@ -35,6 +39,8 @@ pub use appending::{Append, Appended, Direct, Limits};
 pub use change::{Amend, Amended};
 pub(crate) use examination::Examiner;
 pub use examination::{Examination, Finding, Problem, Progress, Severity};
+#[cfg(feature = "fjall")]
+pub use fjall::{FjallOptions, FjallStore};
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
 pub use restoring::{Restore, RestoreEnd, Restored};

@@ -9,17 +9,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 pub(crate) use self::examine::examine_sled;
 use super::ballast::{Ballast, free_bytes};
-use super::bodies::Bodies;
 use super::dir::{
-    VaultDir, check_still_there, failed, kind_of, no_follow, paths_in, private_file, refuse_links,
-    restrict_below, sync_dir, unsynced,
+    MARK, VaultDir, check_still_there, failed, kind_of, no_follow, paths_in, private_file,
+    refuse_links, restrict_below, sync_dir, unsynced,
 };
 use super::journal::{Base, FILE_BYTES, Journaled};
 use super::kv::overlay::Entries;
@@ -36,12 +35,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// of at most 75 KiB (a record of 64 KiB and a body of 8 KiB), so none gets there.
 /// Part of the format: it can never change for a vault that exists.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
-
-/// Where in the vault's directory things are moved aside to.
-const QUARANTINE: &str = "quarantine";
-
-/// Stands in the vault's directory once it was made whole.
-const MARK: &str = "format";
 
 /// Before the length of the journal's files, in the mark.
 const JOURNAL: &str = "journal_bytes ";
@@ -106,11 +99,8 @@ impl SledStore {
             );
             return Err(Error::invalid(text));
         }
-        let dir = VaultDir::open(path.as_ref())?;
-        let (quarantine, keyring) = (dir.path().join(QUARANTINE), dir.path().join("keyring"));
-        let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
-        let open = move || open_engine(dir, &options);
-        let store = KvStore::with_bodies(open, Some(bodies))?.with_keyring(keyring);
+        let open = move |dir| open_engine(dir, &options);
+        let store = KvStore::in_directory(path.as_ref(), open)?;
         Ok(Self { store })
     }
 }
@@ -119,9 +109,7 @@ super::delegate_store!(SledStore);
 
 /// The engine of a vault: its directory, sled, the journal.
 fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBase>> {
-    let mark = dir.path().join(MARK);
-    refuse_links([mark.clone(), dir.path().join("keyring")])?;
-    let is_made = mark.try_exists().map_err(|e| failed("look at", &mark, e))?;
+    let (mark, is_made) = (dir.path().join(MARK), dir.is_made()?);
     let (sled, journal) = (dir.subdir("sled")?, dir.subdir("journal")?);
     if is_made && paths_in(&journal)?.is_empty() {
         let text = format!(
@@ -242,16 +230,10 @@ fn make_room_to_open(path: &Path, ballast: &mut Ballast) -> Result<()> {
 
 /// A snapshot that a crash cut off keeps sled from opening for good; without it, sled reads its log instead.
 fn move_aside_torn_snapshots(path: &Path, dir: &VaultDir) -> Result<()> {
-    for entry in fs::read_dir(path).map_err(|e| failed("list", path, e))? {
-        let entry = entry.map_err(|e| failed("list", path, e))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.ends_with(".generating") {
-            continue;
+    for snapshot in paths_in(path)? {
+        if snapshot.extension().is_some_and(|end| end == "generating") {
+            dir.move_aside(&snapshot)?;
         }
-        let unique = format!("{name}.{:08x}", rand::random::<u32>());
-        let to = dir.subdir(QUARANTINE)?.join(unique);
-        fs::rename(entry.path(), &to).map_err(|e| failed("move aside", &entry.path(), e))?;
-        tracing::warn!(name, "a torn snapshot was moved to quarantine");
     }
     Ok(())
 }
@@ -294,25 +276,7 @@ fn sync_names(path: &Path, dir: &VaultDir) -> Result<()> {
         sync_dir(&blobs)?;
     }
     sync_dir(path)?;
-    sync_dir(dir.path())?;
-    match dir
-        .path()
-        .canonicalize()
-        .ok()
-        .as_deref()
-        .and_then(Path::parent)
-    {
-        Some(parent) => sync_parent(parent),
-        None => Ok(()),
-    }
-}
-
-/// A parent that we may not read cannot be synced by us.
-fn sync_parent(parent: &Path) -> Result<()> {
-    match fs::read_dir(parent) {
-        Ok(_) => sync_dir(parent),
-        Err(_) => Ok(()),
-    }
+    dir.sync_name()
 }
 
 /// Windows syncs only what is open for writing; sled's commits do that there.

@@ -26,6 +26,12 @@ async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9() {
     run(Kind::Sled).await;
 }
 
+#[cfg(feature = "fjall")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9_on_fjall() {
+    run(Kind::Fjall).await;
+}
+
 #[cfg(feature = "sqlite")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9_on_sqlite() {

@@ -8,7 +8,7 @@ mod chaos;
 /// A scripted HTTP server on raw TCP that does what servers and networks do on bad days.
 mod chaos_server;
 /// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod crash;
 /// Full disks and failing calls, with root and strace only.
 #[cfg(all(feature = "sled", feature = "sqlite"))]
@@ -28,7 +28,7 @@ mod layout;
 #[cfg(feature = "sqlite")]
 mod outbox;
 /// Power cuts, with root and a loop device only.
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod power_cut;
 /// Several processes on one SQLite file, killed and relieved.
 #[cfg(feature = "sqlite")]

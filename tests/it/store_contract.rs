@@ -1,9 +1,9 @@
 //! The contract suite on the stores of the crate: every rule a test of its own, in both kinds of runtime.
 
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
+mod in_directory;
 #[cfg(feature = "encrypt")]
 mod sealed;
-#[cfg(feature = "sled")]
-mod sled;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 

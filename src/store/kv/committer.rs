@@ -473,8 +473,8 @@ fn serve<E: Engine>(mut runner: Runner<E>, inbox: &Receiver<Message<E>>) {
         if !group.is_empty() {
             let start = Instant::now();
             let ran = runner.run(group);
-            let group = ran.group.iter();
-            let answered = group.filter(|work| work.urgency() == Urgency::Now).count();
+            let urgencies = ran.group.iter().map(|work| work.urgency());
+            let answered = urgencies.filter(|urgency| *urgency == Urgency::Now).count();
             crowd.expect_back(answered, start.elapsed());
             runner.answer(ran);
         }

@@ -33,6 +33,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+#[cfg(any(feature = "fjall", feature = "sled"))]
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +51,8 @@ use self::queue::Queue;
 #[cfg(feature = "sqlite")]
 pub(super) use self::within::append_within;
 use super::bodies::{Bodies, FileKind, Orphans};
+#[cfg(any(feature = "fjall", feature = "sled"))]
+use super::dir::{QUARANTINE, VaultDir, refuse_links};
 use super::snapshot::{blocking, in_memory, run_blocking};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Changed, Find, LaneTotals, Opened, Page,
@@ -204,6 +208,20 @@ impl<E: Engine + Send + 'static> KvStore<E> {
     /// [`ErrorKind::Storage`] when no thread can be started.
     pub fn threaded(open: impl FnOnce() -> Result<E> + Send + 'static) -> Result<Self> {
         Self::with_bodies(open, None)
+    }
+
+    /// In a directory: its lock, its bodies, and the engine that `open` makes there.
+    #[cfg(any(feature = "fjall", feature = "sled"))]
+    pub(super) fn in_directory(
+        path: &Path,
+        open: impl FnOnce(VaultDir) -> Result<E> + Send + 'static,
+    ) -> Result<Self> {
+        let dir = VaultDir::open(path)?;
+        let (quarantine, keyring) = (dir.path().join(QUARANTINE), dir.path().join("keyring"));
+        refuse_links([keyring.clone()])?;
+        let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
+        let store = Self::with_bodies(move || open(dir), Some(bodies))?;
+        Ok(store.with_keyring(keyring))
     }
 
     pub(super) fn with_bodies(

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use syncvault::connectivity::AlwaysReachable;
+#[cfg(feature = "fjall")]
+use syncvault::store::FjallStore;
 #[cfg(feature = "sled")]
 use syncvault::store::SledStore;
 use syncvault::store::Store;
@@ -46,6 +48,8 @@ pub(crate) struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
+    #[cfg(feature = "fjall")]
+    Fjall,
     #[cfg(feature = "sled")]
     Sled,
     #[cfg(feature = "sqlite")]
@@ -140,6 +144,8 @@ async fn open(job: &Job) -> SyncVault {
 
 fn store(job: &Job) -> Arc<dyn Store> {
     match job.store {
+        #[cfg(feature = "fjall")]
+        Kind::Fjall => Arc::new(FjallStore::open(&job.dir).expect("the store opens")),
         #[cfg(feature = "sled")]
         Kind::Sled => Arc::new(SledStore::open(&job.dir).expect("the store opens")),
         #[cfg(feature = "sqlite")]

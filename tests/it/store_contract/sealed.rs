@@ -27,10 +27,19 @@ mod memory {
     syncvault::store_contract!(super::SealedStores(crate::store_contract::Memory));
 }
 
+#[cfg(feature = "fjall")]
+mod fjall {
+    syncvault::store_contract!(
+        super::SealedStores(crate::store_contract::in_directory::FJALL),
+        flavor = "multi_thread",
+        worker_threads = 2
+    );
+}
+
 #[cfg(feature = "sled")]
 mod sled {
     syncvault::store_contract!(
-        super::SealedStores(crate::store_contract::sled::Sled),
+        super::SealedStores(crate::store_contract::in_directory::SLED),
         flavor = "multi_thread",
         worker_threads = 2
     );
@@ -39,7 +48,7 @@ mod sled {
 #[cfg(feature = "sqlite")]
 mod sqlite {
     syncvault::store_contract!(
-        super::SealedStores(crate::store_contract::sqlite::Alone),
+        super::SealedStores(crate::store_contract::sqlite::ALONE),
         flavor = "multi_thread",
         worker_threads = 2
     );

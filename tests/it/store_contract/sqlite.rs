@@ -5,35 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use syncvault::Result;
 use syncvault::rusqlite::Connection;
 use syncvault::store::{Access, SqliteOptions, SqliteStore, Store};
 use syncvault::testing::contract::StoreFactory;
-use syncvault::{ErrorKind, Result};
 use tempfile::TempDir;
 
-/// Stores in a directory.
-pub(super) struct Alone;
+use super::in_directory::InDirectory;
 
-impl StoreFactory for Alone {
-    type Place = TempDir;
-
-    fn place(&self) -> TempDir {
-        tempfile::tempdir().expect("a temporary directory")
-    }
-
-    async fn open(&self, place: &TempDir) -> Result<Arc<dyn Store>> {
-        // A dropped store lets go of its directory when its thread has ended.
-        for _ in 0..10_000 {
-            match SqliteStore::open(place.path().join("vault")) {
-                Err(error) if error.kind() == ErrorKind::Locked => {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                opened => return Ok(Arc::new(opened?)),
-            }
-        }
-        panic!("a dropped store never lets go of its directory");
-    }
-}
+/// Stores that no other process opens.
+pub(super) const ALONE: InDirectory = InDirectory(|path| Ok(Arc::new(SqliteStore::open(path)?)));
 
 /// Waits until the thread of a dropped store has ended: others may open the database before.
 async fn is_let_go(dir: &Path) {
@@ -89,10 +70,10 @@ impl StoreFactory for Outbox {
     }
 }
 
-syncvault::store_contract!(Alone, flavor = "multi_thread", worker_threads = 2);
+syncvault::store_contract!(ALONE, flavor = "multi_thread", worker_threads = 2);
 
 mod on_one_thread {
-    syncvault::store_contract!(super::Alone);
+    syncvault::store_contract!(super::ALONE);
 }
 
 mod shared {

@@ -1,0 +1,71 @@
+//! The store over fjall, a log-structured engine: a batch is one append to its journal and one `fdatasync`. What its
+//! own thread does behind that (flushing, merging) stops the store when it fails. See `docs/format.md`.
+
+mod engine;
+mod failure;
+mod journals;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use self::engine::FjallEngine;
+use super::kv::KvStore;
+use super::{
+    Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
+    Query, Snapshot, Source, Store, StoreFuture, Totals,
+};
+use crate::action::{ActionId, Body, BodyFile, Lane, Record};
+use crate::clock::Timestamp;
+use crate::error::Result;
+
+/// How a [`FjallStore`] uses memory.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FjallOptions {
+    /// How much of what it read fjall keeps in memory, in bytes. Default: 16 MiB.
+    pub cache_bytes: u64,
+}
+
+impl Default for FjallOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// A [`Store`] in a directory, over fjall.
+#[derive(Debug)]
+pub struct FjallStore {
+    store: KvStore<FjallEngine>,
+}
+
+impl FjallStore {
+    /// Takes the directory, which is created when it is missing. fjall opens on the store's own thread; the first
+    /// verb waits for it, and gets the error when that fails.
+    ///
+    /// # Errors
+    ///
+    /// Kind [`Locked`](crate::ErrorKind::Locked) when somebody has it open, [`Invalid`](crate::ErrorKind::Invalid) when it
+    /// is not a directory of our own, [`Storage`](crate::ErrorKind::Storage) or
+    /// [`StorageFull`](crate::ErrorKind::StorageFull) when it cannot be written to.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, FjallOptions::default())
+    }
+
+    /// As [`open`](Self::open), with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with(path: impl AsRef<Path>, options: FjallOptions) -> Result<Self> {
+        let open = move |dir| FjallEngine::open(dir, &options);
+        let store = KvStore::in_directory(path.as_ref(), open)?;
+        Ok(Self { store })
+    }
+}
+
+super::delegate_store!(FjallStore);

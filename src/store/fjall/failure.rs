@@ -1,0 +1,33 @@
+//! The errors of fjall, in our kinds.
+
+use std::io;
+
+use crate::error::{Error, ErrorKind};
+use crate::store::dir::kind_of;
+
+fn io_of(error: &fjall::Error) -> Option<&io::Error> {
+    match error {
+        fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => Some(e),
+        _ => None,
+    }
+}
+
+/// What fails while opening, and not in the operating system, is damage; so is a file that is missing.
+pub(super) fn unopenable(error: fjall::Error) -> Error {
+    let kind = match (&error, io_of(&error)) {
+        (fjall::Error::Locked, _) => ErrorKind::Locked,
+        (_, Some(e)) if e.kind() == io::ErrorKind::NotFound => ErrorKind::Corrupt,
+        (_, Some(e)) if e.raw_os_error().is_some() => kind_of(e),
+        _ => ErrorKind::Corrupt,
+    };
+    Error::new(kind, "cannot open the database").with_source(error)
+}
+
+pub(super) fn broken(what: &str, error: fjall::Error) -> Error {
+    let kind = io_of(&error).map_or(ErrorKind::Storage, kind_of);
+    let hint = match error {
+        fjall::Error::Poisoned => ": its background failed; the log (`fjall`, `lsm_tree`) says why",
+        _ => "",
+    };
+    Error::new(kind, format!("cannot {what} the database{hint}")).with_source(error)
+}
