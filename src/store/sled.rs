@@ -140,15 +140,18 @@ fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBas
 
 /// Says that the vault was made whole: from then on, what is missing was lost.
 fn write_mark(path: &Path, journal_bytes: u64) -> Result<()> {
+    // It has its name only once it is whole.
+    let new = path.with_extension("new");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     private_file(&mut options);
     options
-        .open(path)
+        .open(&new)
         .and_then(|mut file| {
             file.write_all(format!("syncvault 1\n{JOURNAL}{journal_bytes}\n").as_bytes())?;
             file.sync_all()
         })
+        .and_then(|()| fs::rename(&new, path))
         .map_err(|e| failed("write", path, e))
 }
 

@@ -67,7 +67,7 @@ struct Fault {
 }
 
 const JOURNAL: &[&str] = &["journal/a", "journal/b", "journal/a.new", "journal/b.new"];
-const MARKS: &[&str] = &["format", "ballast.new", "LOCK"];
+const MARKS: &[&str] = &["format.new", "ballast.new", "LOCK"];
 
 const FAULTS: [Fault; 7] = [
     fault("fdatasync,fsync", "EIO", &[]),
