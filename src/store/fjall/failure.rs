@@ -23,11 +23,12 @@ pub(super) fn unopenable(error: fjall::Error) -> Error {
     Error::new(kind, "cannot open the database").with_source(error)
 }
 
+/// A full disk is no kind of its own here: fjall does not tell whether anything of the batch is there.
 pub(super) fn broken(what: &str, error: fjall::Error) -> Error {
-    let kind = io_of(&error).map_or(ErrorKind::Storage, kind_of);
     let hint = match error {
         fjall::Error::Poisoned => ": its background failed; the log (`fjall`, `lsm_tree`) says why",
         _ => "",
     };
-    Error::new(kind, format!("cannot {what} the database{hint}")).with_source(error)
+    let text = format!("cannot {what} the database{hint}");
+    Error::new(ErrorKind::Storage, text).with_source(error)
 }

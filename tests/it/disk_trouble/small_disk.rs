@@ -136,7 +136,7 @@ async fn drain(vault: &SyncVault) -> u64 {
     let mut delivered = 0;
     for _ in 0..5 {
         match vault.process_queue().await {
-            Ok(report) => delivered += u64::from(report.delivered),
+            Ok(report) => delivered += report.delivered,
             Err(error) => assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}"),
         }
         if vault.pending_count().await.expect("a count") == 0 {
