@@ -265,7 +265,7 @@ impl<W: Write + Send + 'static> Lines<W> {
         let bytes = std::mem::take(&mut self.waiting);
         let out = blocking(move || {
             let written = out.write_all(&bytes).and_then(|()| out.flush());
-            written.map_err(|e| unwritten(e)).map(|()| out)
+            written.map_err(unwritten).map(|()| out)
         });
         self.out = Some(out.await?);
         Ok(())
