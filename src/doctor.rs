@@ -1,7 +1,7 @@
 //! HOW it fares: what is wrong with a vault, and what it holds as lines of JSON, out of one store and into another.
 //!
-//! - [`examine`] looks at a vault's directory and changes nothing; [`examine_store`] at a store of any kind.
-//! - [`export`] and [`import`] carry everything from store to store: from sled to SQLite, to another machine, into a
+//! - [`examine()`] looks at a vault's directory and changes nothing; [`examine_store`] at a store of any kind.
+//! - [`export()`] and [`import()`] carry everything from store to store: from sled to SQLite, to another machine, into a
 //!   sealed vault.
 //!
 //! What an opening does with a damaged vault is the store's: it moves aside what cannot be read, and goes on.

@@ -20,7 +20,7 @@ const PAGE: usize = 256;
 const WRITE_BYTES: usize = 256 * 1024;
 
 /// Writes everything that `store` holds as lines of JSON: every action that is pending, dead or settled and still kept,
-/// with its body, its last answer, its place and its state; gates, ledger and the pause. [`import`](super::import) puts it
+/// with its body, its last answer, its place and its state; gates, ledger and the pause. [`import`](super::import()) puts it
 /// into a store of any kind. Memory does not grow with the number of actions, nor with bodies that are files.
 ///
 /// The store is opened by this, and must be nobody else's at the time: what was in flight is queued. It is not closed.

@@ -13,7 +13,7 @@ use crate::decide::Gate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Opened, Restore, RestoreEnd, Restored, Snapshot, Source, Store, blocking};
 
-/// Puts what [`export`](super::export) wrote into `store`: with ids, keys, places, states, attempts, bodies, answers,
+/// Puts what [`export`](super::export()) wrote into `store`: with ids, keys, places, states, attempts, bodies, answers,
 /// ledger, gates and the pause. What was in flight is queued, as after a crash.
 ///
 /// The export is read to its end first: one that is cut or changed is refused, and nothing is written. After a crash in

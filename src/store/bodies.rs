@@ -392,12 +392,13 @@ pub(super) fn check_file(dir: &Path, file: &BodyFile) -> Result<()> {
     }
 }
 
-/// The name of a file, and what it holds when the name is one of ours.
-pub(super) type NamedFile = (String, Option<(ActionId, FileKind)>);
+/// Whose file it is, and which of its values is in it.
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+pub(super) type Owner = (ActionId, FileKind);
 
 /// Every name in a directory of bodies, with the action that owns it, if it is one of ours.
 #[cfg(any(feature = "sled", feature = "sqlite"))]
-pub(super) fn files_in(dir: &Path) -> Result<Vec<NamedFile>> {
+pub(super) fn files_in(dir: &Path) -> Result<Vec<(String, Option<Owner>)>> {
     let entries = fs::read_dir(dir).map_err(|e| failed("list", dir, e))?;
     let names = entries.map(|entry| {
         let name = entry.map_err(|e| failed("list", dir, e))?.file_name();
