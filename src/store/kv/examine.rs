@@ -204,7 +204,7 @@ impl<E: Engine> Examined<'_, E> {
         let read = Frame::decode_prefix(birth)
             .and_then(|(_, length)| self.value(record.id, birth.slice(length..), FrameKind::Body));
         match read {
-            Ok(body) if record.unsealed_bytes(body.len()) == record.body_bytes => {
+            Ok(body) if has_length_of(record, &body) => {
                 self.out.seen.bodies += 1;
             }
             Ok(_) => {
@@ -376,5 +376,13 @@ impl<E: Engine> Examined<'_, E> {
             let text = "it does not add up: something was lost without a name";
             self.out.find(Problem::Ledger, "the ledger", text);
         }
+    }
+}
+
+/// Is a body as long as its record says? How long sealed pieces are in clear, only the key tells: longer, at least.
+fn has_length_of(record: &Record, body: &Body) -> bool {
+    match body {
+        Body::Pieces(_) if record.head_bytes.is_some() => body.len() > record.body_bytes,
+        _ => record.unsealed_bytes(body.len()) == record.body_bytes,
     }
 }
