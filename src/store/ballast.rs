@@ -116,6 +116,7 @@ pub(super) fn free_bytes(path: &Path) -> Result<u64> {
 }
 
 /// What an append gets while there is no room.
+#[cfg(feature = "sqlite")]
 pub(super) fn full(path: &Path) -> Error {
     let text = format!(
         "the disk of {} is full: nothing is added until there is room; free some space",

@@ -245,6 +245,7 @@ impl<E: Engine + Send + 'static> KvStore<E> {
     }
 
     /// Keeps the keyring in a file of its own.
+    #[cfg(any(feature = "fjall", feature = "sled"))]
     pub(super) fn with_keyring(mut self, path: PathBuf) -> Self {
         self.keyring = Some(path);
         self
