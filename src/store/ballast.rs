@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::dir::{failed, private_file};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 
 const FILE: &str = "ballast";
 /// Random, so that no file system makes it smaller, and longer than what one compresses at a time.
@@ -113,16 +113,6 @@ fn fill(file: &mut File, bytes: u64) -> io::Result<()> {
 pub(super) fn free_bytes(path: &Path) -> Result<u64> {
     let dir = path.parent().unwrap_or(path);
     fs4::available_space(dir).map_err(|e| failed("look for free space in", dir, e))
-}
-
-/// What an append gets while there is no room.
-#[cfg(feature = "sqlite")]
-pub(super) fn full(path: &Path) -> Error {
-    let text = format!(
-        "the disk of {} is full: nothing is added until there is room; free some space",
-        path.display()
-    );
-    Error::new(ErrorKind::StorageFull, text)
 }
 
 #[cfg(test)]

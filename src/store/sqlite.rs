@@ -21,7 +21,7 @@ use self::connect::{Tuning, busy, in_savepoint, says};
 pub(crate) use self::examine::examine_sqlite;
 use self::file::{Mark, SidePlace};
 use self::peers::Locks;
-use super::ballast::{self, Ballast};
+use super::ballast::Ballast;
 use super::bodies::Bodies;
 use super::dir::{VaultDir, refuse_links};
 use super::kv::{Batch, Engine, KvStore, Peers, append_within};
@@ -397,7 +397,7 @@ impl Engine for SqliteEngine {
     fn check_room(&mut self) -> Result<()> {
         match self.ballast.renew()? {
             true => Ok(()),
-            false => Err(ballast::full(&self.path)),
+            false => Err(full(&self.path)),
         }
     }
 
@@ -463,4 +463,13 @@ impl Engine for Guest<'_> {
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>> {
         rows::scan(self.0, from, to, limit)
     }
+}
+
+/// What an append gets while there is no room.
+fn full(path: &Path) -> Error {
+    let text = format!(
+        "the disk of {} is full: nothing is added until there is room; free some space",
+        path.display()
+    );
+    Error::new(ErrorKind::StorageFull, text)
 }
