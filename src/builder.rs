@@ -6,36 +6,30 @@ mod encrypting;
 mod files;
 mod opening;
 mod rules;
+mod starting;
 
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderName;
-use tokio::sync::mpsc;
 
 use crate::action::{Origin, StoredRequest};
 use crate::clock::{Clock, SystemClock};
 use crate::connectivity::{Connectivity, ProbeConnectivity};
-use crate::decide::{Backoff, Classifier, Counted, DeadLane, Dice, KeyForm, RetryPolicy};
-use crate::dispatch::{Desk, Dispatch};
+use crate::decide::{Backoff, Classifier, Counted, DeadLane, KeyForm, RetryPolicy};
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::event::EventHub;
-use crate::parts::{
-    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Parts, Principals, Seams,
-};
+use crate::parts::{DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams};
 use crate::request::{check_url, word};
-use crate::store::{Amend, Limits, Opened, Retention, Store};
+use crate::store::{Amend, Limits, Retention, Store};
 use crate::transport::{
     CredentialDesk, CredentialRequest, IntoCredentials, ReqwestTransport, Timeouts, Transport,
 };
 use crate::vault::SyncVault;
-use crate::worker::{Mail, Worker};
 
 use check::{bad, is_loopback, is_taken, option, parse_url, within};
 use opening::{open, open_store};
@@ -568,33 +562,5 @@ impl SyncVaultBuilder {
             clock: self.clock.clone(),
             desk: self.desk.take(),
         })
-    }
-}
-
-impl SyncVaultBuilder {
-    fn start(&self, seams: Seams, options: Options, opened: &Opened, gates: GateBook) -> SyncVault {
-        let hub = EventHub::new(self.event_buffer, opened.totals);
-        let dice = self.seed.map_or_else(Dice::from_entropy, Dice::seeded);
-        tracing::info!(
-            epoch = opened.epoch,
-            pending = opened.totals.counts.pending,
-            dead = opened.totals.counts.dead,
-            reclaimed = opened.reclaimed.len(),
-            "vault opened"
-        );
-        let parts = Arc::new(Parts::new(seams, options, hub, gates, dice));
-        *parts.principals() = Principals::new(self.principal.clone(), self.is_everybody_sent);
-        parts.is_paused.store(opened.is_paused, Ordering::Release);
-        parts.refresh_connection();
-        let (control, control_mail) = mpsc::unbounded_channel();
-        let (reports, report_mail) = mpsc::unbounded_channel();
-        let mail = Mail {
-            control: control_mail,
-            reports: report_mail,
-            report_to: reports.clone(),
-        };
-        tokio::spawn(Worker::new(parts.clone(), mail).run());
-        let desk = Desk { parts, reports };
-        SyncVault::new(Arc::new(Dispatch { desk, control }))
     }
 }

@@ -1,6 +1,8 @@
 //! Large values, bodies and answers, as files of their own. A file is whole and durable before a record refers
 //! to it, and is removed after the commit that makes it garbage; what a crash leaves over is swept at open.
 
+mod name;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::name::FileKind;
+use self::name::parse;
 use super::dir::{create_dir, failed, no_follow, private_file, sync_dir, unsynced};
 use super::snapshot::{Snapshot, Source, damaged, uncopied};
 use crate::action::{ActionId, Body, BodyFile, Piece};
@@ -24,22 +28,6 @@ pub(super) struct FileRef {
     pub(super) name: String,
     pub(super) bytes: u64,
     pub(super) crc32c: u32,
-}
-
-/// What a file holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FileKind {
-    Body,
-    Answer,
-}
-
-impl FileKind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Body => "body",
-            Self::Answer => "answer",
-        }
-    }
 }
 
 /// What the sweep at open does with files that no record names.
@@ -407,19 +395,6 @@ pub(super) fn files_in(dir: &Path) -> Result<Vec<(String, Option<Owner>)>> {
         Ok((name.to_string_lossy().into_owned(), owner))
     });
     names.collect()
-}
-
-fn parse(name: &str) -> Option<(ActionId, FileKind, u32)> {
-    let mut parts = name.split('.');
-    let (id, nonce, kind) = (parts.next()?, parts.next()?, parts.next()?);
-    let kind = match kind {
-        "body" => FileKind::Body,
-        "answer" => FileKind::Answer,
-        _ => return None,
-    };
-    let is_whole = parts.next().is_none() && nonce.len() == 16 && nonce.is_ascii();
-    let run = u32::from_str_radix(nonce.get(..8)?, 16).ok()?;
-    is_whole.then_some((id.parse().ok()?, kind, run))
 }
 
 #[cfg(test)]

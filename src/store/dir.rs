@@ -1,11 +1,13 @@
 //! The directory of a vault: ours alone (0700, files 0600), locked while it is open, never reached through a
 //! symbolic link. The lock is the kernel's: a file left behind by a dead process locks nothing.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+mod lock;
 
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use self::lock::{Holding, holder, lock, locked};
 use crate::error::{Error, ErrorKind, Result};
 
 const LOCK: &str = "LOCK";
@@ -16,13 +18,6 @@ pub(super) const MARK: &str = "format";
 
 /// Where in the vault's directory things are moved aside to.
 pub(super) const QUARANTINE: &str = "quarantine";
-
-/// Who else may hold the lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holding {
-    Alone,
-    Shared,
-}
 
 /// A vault's directory, locked as long as this value lives.
 #[derive(Debug)]
@@ -259,76 +254,6 @@ fn is_vault_or_empty(path: &Path) -> Result<bool> {
     }
     let mut entries = fs::read_dir(path).map_err(|e| failed("list", path, e))?;
     Ok(entries.next().is_none())
-}
-
-/// How long one waits for a store of this very process: a dropped one closes behind the back of its owner.
-const OWN_PATIENCE: Duration = Duration::from_secs(1);
-
-fn lock(path: &Path, holding: Holding) -> Result<File> {
-    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-        let text = format!("{} is not a plain file; remove it", path.display());
-        return Err(Error::invalid(text));
-    }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    private_file(&mut options);
-    let mut file = options.open(path).map_err(|e| failed("open", path, e))?;
-    let patience = Instant::now() + OWN_PATIENCE;
-    loop {
-        let tried = match holding {
-            Holding::Alone => file.try_lock(),
-            Holding::Shared => file.try_lock_shared(),
-        };
-        match tried {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) => {
-                let holder = holder(&mut file);
-                let is_us = holder == Some(std::process::id());
-                if !is_us || Instant::now() > patience {
-                    return Err(locked(path, holder));
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(TryLockError::Error(e)) => return Err(failed("lock", path, e)),
-        }
-    }
-    restrict_file(path)?;
-    match write_pid(&mut file).map_err(|e| failed("write", path, e)) {
-        // The lock is the kernel's: the pid is only for the message of others.
-        Err(error) if error.kind() == ErrorKind::StorageFull => {
-            tracing::warn!(%error, "the lock does not name this process");
-        }
-        written => written?,
-    }
-    Ok(file)
-}
-
-/// In place: on a full disk, room that was given back may be gone.
-fn write_pid(file: &mut File) -> io::Result<()> {
-    let pid = format!("{}\n", std::process::id());
-    file.rewind()?;
-    file.write_all(pid.as_bytes())?;
-    file.set_len(pid.len() as u64)
-}
-
-/// The pid that the lock file names.
-fn holder(file: &mut File) -> Option<u32> {
-    let mut pid = String::new();
-    file.rewind().ok()?;
-    file.take(32).read_to_string(&mut pid).ok()?;
-    pid.trim().parse().ok()
-}
-
-fn locked(path: &Path, holder: Option<u32>) -> Error {
-    let holder = holder.map_or_else(
-        || "another process".to_owned(),
-        |pid| format!("process {pid}"),
-    );
-    let dir = path.parent().unwrap_or(path).display();
-    Error::new(
-        ErrorKind::Locked,
-        format!("the vault {dir} is in use by {holder}; close it there first"),
-    )
 }
 
 /// Refuses a directory of another user: what we write there would be theirs. Our own user is read off a file

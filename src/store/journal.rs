@@ -24,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How many bytes one of the two files holds, unless the app wants it otherwise.
 pub(super) const FILE_BYTES: u64 = 8 * 1024 * 1024;
+const FILES: [&str; 2] = ["a", "b"];
 /// How many keys go into the engine below in one step: readers wait for a step.
 const STEP_KEYS: usize = 64;
 /// In the engine below: the number of the newest commit that it holds. No key of the queue starts with zero.
@@ -74,6 +75,11 @@ struct TurnOver {
 }
 
 impl<B: Base> Journaled<B> {
+    /// Are both files there? Where a vault was made whole, a missing one was lost: it is not made again.
+    pub(super) fn is_in(dir: &Path) -> bool {
+        FILES.iter().all(|name| dir.join(name).exists())
+    }
+
     /// Reads the journal in `dir`, which is made when it is missing.
     ///
     /// # Errors
@@ -81,8 +87,8 @@ impl<B: Base> Journaled<B> {
     /// [`ErrorKind::Corrupt`] when the journal, or the engine below, does not hold what it did, and storage errors.
     pub(super) fn open(base: B, dir: &Path, file_bytes: u64) -> Result<Self> {
         let applied = applied(&base)?;
-        let (a, in_a) = JournalFile::open(dir.join("a"), file_bytes)?;
-        let (b, in_b) = JournalFile::open(dir.join("b"), file_bytes)?;
+        let (a, in_a) = JournalFile::open(dir.join(FILES[0]), file_bytes)?;
+        let (b, in_b) = JournalFile::open(dir.join(FILES[1]), file_bytes)?;
         let in_use = usize::from(first(&in_b) > first(&in_a));
         let (older, newer) = match in_use {
             0 => (in_b, in_a),

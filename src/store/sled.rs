@@ -111,9 +111,9 @@ super::delegate_store!(SledStore);
 fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBase>> {
     let (mark, is_made) = (dir.path().join(MARK), dir.is_made()?);
     let (sled, journal) = (dir.subdir("sled")?, dir.subdir("journal")?);
-    if is_made && paths_in(&journal)?.is_empty() {
+    if is_made && !Journaled::<SledBase>::is_in(&journal) {
         let text = format!(
-            "the vault {} lost its journal, and with it what it held last",
+            "the vault {} lost its journal, or half of it, and with it what it held last",
             dir.path().display()
         );
         return Err(Error::new(ErrorKind::Corrupt, text));

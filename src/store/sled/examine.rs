@@ -23,8 +23,8 @@ pub(crate) fn examine_sled(path: &Path, out: &mut Examiner) -> Result<()> {
         mark if mark.exists() => journal_bytes(&mark)?,
         _ => FILE_BYTES,
     };
-    if vault.join(MARK).exists() && paths_in(&journal)?.is_empty() {
-        let text = "the vault lost its journal, and with it what it held last";
+    if vault.join(MARK).exists() && !Journaled::<SledBase>::is_in(&journal) {
+        let text = "the vault lost its journal, or half of it, and with it what it held last";
         return Err(Error::new(ErrorKind::Corrupt, text));
     }
     for path in paths_in(&sled)? {

@@ -141,3 +141,22 @@ async fn a_newer_format_of_the_store_is_refused_and_not_touched() {
     store.close().await.expect("close");
     assert_eq!(read_below(temp.path(), b"mrun"), before);
 }
+
+/// The newer file may hold the only copy of what was acknowledged last: without it, nothing looks wrong.
+#[tokio::test]
+async fn half_a_journal_is_not_made_whole_by_an_empty_file() {
+    for lost in ["a", "b"] {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let store = SledStore::open(temp.path()).expect("open");
+        store.open(at(1)).await.expect("open");
+        store.append(vec![action(vec![1])]).await.expect("append");
+        store.close().await.expect("close");
+        let file = temp.path().join("journal").join(lost);
+        fs::remove_file(&file).expect("remove");
+        let store = SledStore::open(temp.path()).expect("open again");
+        let error = store.open(at(2)).await.expect_err("half of it is gone");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{lost}: {error}");
+        assert!(!file.exists(), "{lost} was made again");
+        store.close().await.expect("close");
+    }
+}
