@@ -3,11 +3,11 @@
 
 mod lock;
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use self::lock::{Holding, holder, lock, locked};
+use self::lock::{Holding, lock};
 use crate::error::{Error, ErrorKind, Result};
 
 const LOCK: &str = "LOCK";
@@ -75,11 +75,8 @@ impl VaultDir {
             )),
             _ => failed("open", &lock, e),
         })?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: file }),
-            Err(TryLockError::WouldBlock) => Err(locked(&lock, holder(&mut file))),
-            Err(TryLockError::Error(e)) => Err(failed("lock", &lock, e)),
-        }
+        lock::lock_at_once(&mut file, &lock)?;
+        Ok(Self { path, _lock: file })
     }
 
     /// A directory beside it for us alone, which goes with its value.

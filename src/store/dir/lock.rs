@@ -57,6 +57,16 @@ pub(super) fn lock(path: &Path, holding: Holding) -> Result<File> {
     Ok(file)
 }
 
+/// Without waiting, and without a word in the file.
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+pub(super) fn lock_at_once(file: &mut File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(locked(path, holder(file))),
+        Err(TryLockError::Error(e)) => Err(failed("lock", path, e)),
+    }
+}
+
 /// In place: on a full disk, room that was given back may be gone.
 fn write_pid(file: &mut File) -> io::Result<()> {
     let pid = format!("{}\n", std::process::id());
@@ -66,14 +76,14 @@ fn write_pid(file: &mut File) -> io::Result<()> {
 }
 
 /// The pid that the lock file names.
-pub(super) fn holder(file: &mut File) -> Option<u32> {
+fn holder(file: &mut File) -> Option<u32> {
     let mut pid = String::new();
     file.rewind().ok()?;
     file.take(32).read_to_string(&mut pid).ok()?;
     pid.trim().parse().ok()
 }
 
-pub(super) fn locked(path: &Path, holder: Option<u32>) -> Error {
+fn locked(path: &Path, holder: Option<u32>) -> Error {
     let holder = holder.map_or_else(
         || "another process".to_owned(),
         |pid| format!("process {pid}"),

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use syncvault::connectivity::AlwaysReachable;
 #[cfg(feature = "fjall")]
 use syncvault::store::FjallStore;
-#[cfg(feature = "sled")]
-use syncvault::store::SledStore;
 use syncvault::store::Store;
 #[cfg(feature = "sqlite")]
 use syncvault::store::{Access, SqliteOptions, SqliteStore};
+#[cfg(feature = "sled")]
+use syncvault::store::{SledOptions, SledStore};
 use syncvault::{
     Backoff, Delivery, Draining, Outcome, Paging, RetryPolicy, SyncVault, SyncVaultBuilder,
 };
@@ -147,12 +147,20 @@ fn store(job: &Job) -> Arc<dyn Store> {
         #[cfg(feature = "fjall")]
         Kind::Fjall => Arc::new(FjallStore::open(&job.dir).expect("the store opens")),
         #[cfg(feature = "sled")]
-        Kind::Sled => Arc::new(SledStore::open(&job.dir).expect("the store opens")),
+        Kind::Sled => sled(job),
         #[cfg(feature = "sqlite")]
         Kind::Sqlite => sqlite(job, Access::Alone),
         #[cfg(feature = "sqlite")]
         Kind::Shared => sqlite(job, Access::Shared),
     }
+}
+
+/// With the shortest journal, so that it is brought into sled all the time.
+#[cfg(feature = "sled")]
+fn sled(job: &Job) -> Arc<dyn Store> {
+    let mut options = SledOptions::default();
+    options.journal_bytes = 256 * 1024;
+    Arc::new(SledStore::open_with(&job.dir, options).expect("the store opens"))
 }
 
 #[cfg(feature = "sqlite")]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 #[cfg(feature = "fjall")]
 use syncvault::store::FjallStore;
-#[cfg(feature = "sled")]
-use syncvault::store::SledStore;
 use syncvault::store::Store;
+#[cfg(feature = "sled")]
+use syncvault::store::{SledOptions, SledStore};
 use syncvault::testing::contract::StoreFactory;
 use syncvault::{ErrorKind, Result};
 use tempfile::TempDir;
@@ -41,7 +41,12 @@ impl StoreFactory for InDirectory {
 pub(super) const FJALL: InDirectory = InDirectory(|path| Ok(Arc::new(FjallStore::open(path)?)));
 
 #[cfg(feature = "sled")]
-pub(super) const SLED: InDirectory = InDirectory(|path| Ok(Arc::new(SledStore::open(path)?)));
+pub(super) const SLED: InDirectory = InDirectory(|path| {
+    // With the shortest journal, so that many rules see it brought into sled.
+    let mut options = SledOptions::default();
+    options.journal_bytes = 256 * 1024;
+    Ok(Arc::new(SledStore::open_with(path, options)?))
+});
 
 #[cfg(feature = "fjall")]
 mod fjall {
