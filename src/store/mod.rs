@@ -7,6 +7,11 @@ mod appending;
     allow(dead_code, reason = "only stores on disk make such files")
 )]
 mod bodies;
+#[cfg_attr(
+    not(any(feature = "sled", feature = "sqlite")),
+    allow(dead_code, reason = "only stores on disk can be damaged")
+)]
+mod carve;
 mod change;
 #[cfg(feature = "encrypt")]
 pub mod crypt;
@@ -18,8 +23,14 @@ mod dir;
 #[cfg(feature = "sled")]
 mod journal;
 pub mod kv;
+#[cfg_attr(
+    not(any(feature = "sled", feature = "sqlite")),
+    allow(dead_code, reason = "only stores on disk can lose what they held")
+)]
+mod mark;
 mod memory;
 mod reading;
+mod report;
 #[cfg(feature = "sled")]
 mod sled;
 mod snapshot;
@@ -31,6 +42,7 @@ pub use appending::{Append, Appended, Direct, Limits};
 pub use change::{Amend, Amended};
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
+pub use report::{OpenReport, StoreRegressed};
 #[cfg(feature = "sled")]
 pub use sled::{SledOptions, SledStore};
 pub use snapshot::{Chunks, Snapshot, Source};
@@ -165,6 +177,8 @@ pub struct Opened {
     pub reclaimed: Vec<ActionId>,
     /// Principals whose [forgetting](Amend::Forget) was begun and not ended, by a run before or by this `open`.
     pub forgetting: Vec<String>,
+    /// What was damaged, and what became of it. Told once: by the first `open`.
+    pub report: OpenReport,
     /// False when the ledger that was found does not add up: something was lost without a name.
     pub is_balanced: bool,
 }
@@ -178,6 +192,7 @@ impl Default for Opened {
             gates: Vec::new(),
             reclaimed: Vec::new(),
             forgetting: Vec::new(),
+            report: OpenReport::default(),
             is_balanced: true,
         }
     }

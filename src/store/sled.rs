@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::bodies::Bodies;
+use super::carve::frames_in;
 use super::dir::{
     VaultDir, check_still_there, failed, kind_of, no_follow, paths_in, private_file, refuse_links,
     restrict_below, sync_dir,
 };
-use super::journal::{Base, Journaled};
+use super::journal::{self, Base, Journaled};
 use super::kv::overlay::Entries;
-use super::kv::{Batch, KvStore};
+use super::kv::{Batch, KvStore, QUARANTINE, Sink, Site};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
     Query, Snapshot, Source, Store, StoreFuture, Totals,
@@ -32,9 +33,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// of at most 75 KiB (a record of 64 KiB and a body of 8 KiB), so none gets there.
 /// Part of the format: it can never change for a vault that exists.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
-
-/// Where in the vault's directory things are moved aside to.
-const QUARANTINE: &str = "quarantine";
 
 /// Stands in the vault's directory once it was made whole.
 const MARK: &str = "format";
@@ -82,16 +80,71 @@ impl SledStore {
         let dir = VaultDir::open(path.as_ref())?;
         let quarantine = dir.path().join(QUARANTINE);
         let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
-        let open = move || open_engine(dir, &options);
-        let store = KvStore::with_bodies(open, Some(bodies))?;
+        let site = SledSite {
+            dir: Arc::new(dir),
+            options,
+        };
+        let store = KvStore::in_dir(site, Some(bodies))?;
         Ok(Self { store })
     }
 }
 
 super::delegate_store!(SledStore);
 
+/// Where a vault has sled and its journal.
+struct SledSite {
+    dir: Arc<VaultDir>,
+    options: SledOptions,
+}
+
+impl Site for SledSite {
+    type Engine = Journaled<SledBase>;
+
+    fn dir(&self) -> &VaultDir {
+        &self.dir
+    }
+
+    /// The mark of a whole vault goes first: without it, nothing is missed.
+    fn names(&self) -> &'static [&'static str] {
+        &[MARK, "sled", "journal"]
+    }
+
+    fn open(&self) -> Result<Self::Engine> {
+        open_engine(self.dir.clone(), &self.options)
+    }
+
+    /// sled's files hold what the journal brought there. The commits of the journal come last, in their order.
+    fn carve(&self, from: &Path, sink: &mut dyn Sink) -> Result<()> {
+        let mut files = Vec::new();
+        for name in ["sled", "journal"] {
+            files_below(&from.join(name), &mut files)?;
+        }
+        for file in files {
+            frames_in(&file, &mut |bytes| sink.frame(bytes))?;
+        }
+        let commits = journal::commits_in(&from.join("journal"))?;
+        commits.into_iter().try_for_each(|batch| sink.commit(batch))
+    }
+}
+
+/// The plain files in a directory and below it. None when it is not there.
+fn files_below(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    for path in paths_in(dir)? {
+        let found = fs::symlink_metadata(&path).map_err(|e| failed("look at", &path, e))?;
+        if found.is_dir() {
+            files_below(&path, files)?;
+        } else if found.is_file() {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
 /// The engine of a vault: its directory, sled, the journal.
-fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBase>> {
+fn open_engine(dir: Arc<VaultDir>, options: &SledOptions) -> Result<Journaled<SledBase>> {
     let mark = dir.path().join(MARK);
     refuse_links([mark.clone()])?;
     let is_made = mark.try_exists().map_err(|e| failed("look at", &mark, e))?;
@@ -137,11 +190,11 @@ struct SledBase {
     file: File,
     path: PathBuf,
     /// Released last.
-    dir: VaultDir,
+    dir: Arc<VaultDir>,
 }
 
 impl SledBase {
-    fn open(path: PathBuf, dir: VaultDir, options: &SledOptions) -> Result<Self> {
+    fn open(path: PathBuf, dir: Arc<VaultDir>, options: &SledOptions) -> Result<Self> {
         let config = sled::Config::new()
             .path(&path)
             .cache_capacity(options.cache_bytes)

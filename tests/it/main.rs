@@ -10,6 +10,9 @@ mod chaos_server;
 /// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
 #[cfg(any(feature = "sled", feature = "sqlite"))]
 mod crash;
+/// Flipped bits and cut files: a vault opens all the same, and tells no lies.
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+mod damage;
 /// The direction between modules, and small files.
 mod layout;
 /// The outbox: a request in the app's own transaction.

@@ -80,6 +80,16 @@ pub(super) fn newest_behind(bytes: &[u8], from: usize) -> Option<u64> {
         .max()
 }
 
+/// Every whole frame.
+pub(super) fn whole_in(bytes: &[u8]) -> Vec<Commit> {
+    let starts = (0..bytes.len()).step_by(ALIGN);
+    starts
+        .filter(|at| bytes[*at..].starts_with(&MAGIC))
+        .filter_map(|at| decode(&bytes[at..]))
+        .map(|(commit, _)| commit)
+        .collect()
+}
+
 fn entries(mut rest: &[u8]) -> Option<Batch> {
     let mut batch = Batch::new();
     while !rest.is_empty() {

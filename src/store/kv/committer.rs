@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::ladder::Started;
 use super::queue::Queue;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::bodies::Bodies;
+use crate::store::mark::MarkWriter;
 use crate::store::{Totals, Urgency};
 
 /// How many commands share one commit.
@@ -22,6 +24,9 @@ const GROUP_MAX: usize = 512;
 const PATIENCE_MAX: Duration = Duration::from_micros(250);
 /// How long a group that nobody waits for is held back, so that its commit is shared.
 const LINGER: Duration = Duration::from_millis(2);
+
+/// How often the floor of the queue is looked for, at most.
+const FLOOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// A command that waits for its turn, and then for its commit.
 pub(super) trait Work<E>: Send {
@@ -196,19 +201,46 @@ pub(super) struct Runner<E> {
     queue: Option<Queue<E>>,
     status: Arc<Status>,
     bodies: Option<Arc<Bodies>>,
+    marks: Option<Marks>,
+}
+
+/// What keeps the mark up to date.
+#[derive(Debug)]
+struct Marks {
+    writer: MarkWriter,
+    /// When the floor was looked for last.
+    looked: Instant,
+}
+
+impl Marks {
+    /// The floor is looked for now and then: it may lag behind.
+    fn note<E: Engine>(&mut self, queue: &mut Queue<E>) {
+        if self.looked.elapsed() > FLOOR_PAUSE {
+            if let Err(error) = queue.raise_floor() {
+                tracing::warn!(%error, "the floor of the queue is not known");
+            }
+            self.looked = Instant::now();
+        }
+        self.writer.note(queue.mark());
+    }
 }
 
 impl<E: Engine> Runner<E> {
     fn open(
-        make: impl FnOnce() -> Result<E>,
+        make: impl FnOnce() -> Result<Started<E>>,
         status: Arc<Status>,
         bodies: Option<Arc<Bodies>>,
     ) -> Self {
-        let opened = catch_unwind(AssertUnwindSafe(|| make().and_then(Queue::load_whole)));
+        let opened = catch_unwind(AssertUnwindSafe(make));
+        let mut marks = None;
         let queue = match opened.unwrap_or_else(|_| Err(panicked(ErrorKind::Corrupt))) {
-            Ok(queue) => {
-                status.publish(queue.totals(), false);
-                Some(queue)
+            Ok(started) => {
+                status.publish(started.queue.totals(), false);
+                marks = started.marks.map(|writer| Marks {
+                    writer,
+                    looked: Instant::now(),
+                });
+                Some(started.queue)
             }
             Err(error) => {
                 // Nothing was opened yet that could disagree with the disk: it is damaged, and that is all.
@@ -227,6 +259,7 @@ impl<E: Engine> Runner<E> {
             queue,
             status,
             bodies,
+            marks,
         }
     }
 
@@ -255,6 +288,9 @@ impl<E: Engine> Runner<E> {
         match done.unwrap_or_else(|_| Err(panicked(ErrorKind::Poisoned))) {
             Ok(()) => {
                 self.status.publish(queue.totals(), queue.must_watch);
+                if let Some(marks) = &mut self.marks {
+                    marks.note(queue);
+                }
                 let garbage = std::mem::take(&mut queue.garbage);
                 Ran {
                     group,
@@ -284,6 +320,9 @@ impl<E: Engine> Runner<E> {
         tracing::error!(%error, "the store failed and takes nothing more");
         let text = format!("the store failed before ({error}); reopen it");
         self.status.end(Error::new(ErrorKind::Poisoned, text));
+        if let Some(marks) = &self.marks {
+            marks.writer.suspect();
+        }
         self.release();
     }
 
@@ -296,6 +335,8 @@ impl<E: Engine> Runner<E> {
         let Some(queue) = self.queue.take() else {
             return;
         };
+        // The mark is written while the directory is still locked.
+        drop(self.marks.take());
         let ended = catch_unwind(AssertUnwindSafe(|| queue.into_engine().close()));
         if !matches!(ended, Ok(Ok(()))) {
             tracing::warn!("the store did not close cleanly; everything acknowledged is on disk");
@@ -333,7 +374,7 @@ impl<E> std::fmt::Debug for Front<E> {
 impl<E: Engine + Send + 'static> Front<E> {
     pub(super) fn inline(engine: E, status: Arc<Status>) -> Self {
         Self::Inline(Box::new(Mutex::new(Runner::open(
-            || Ok(engine),
+            || Started::plain(engine),
             status,
             None,
         ))))
@@ -343,7 +384,7 @@ impl<E: Engine + Send + 'static> Front<E> {
     ///
     /// [`ErrorKind::Storage`] when no thread can be started.
     pub(super) fn thread(
-        make: impl FnOnce() -> Result<E> + Send + 'static,
+        make: impl FnOnce() -> Result<Started<E>> + Send + 'static,
         status: Arc<Status>,
         bodies: Option<Arc<Bodies>>,
     ) -> Result<Self> {

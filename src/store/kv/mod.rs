@@ -12,6 +12,11 @@ mod gates;
 mod keeper;
 mod keyring;
 mod keys;
+#[cfg_attr(
+    not(any(feature = "sled", feature = "sqlite")),
+    allow(dead_code, reason = "only stores on disk can be damaged")
+)]
+mod ladder;
 mod lanes;
 mod lease;
 mod open;
@@ -21,7 +26,13 @@ mod read;
 mod ready;
 mod records;
 mod reseal;
+#[cfg_attr(
+    not(any(feature = "sled", feature = "sqlite")),
+    allow(dead_code, reason = "only stores on disk can be damaged")
+)]
+mod salvage;
 mod txn;
+mod verify;
 #[cfg(feature = "sqlite")]
 mod within;
 
@@ -40,7 +51,12 @@ use tokio::sync::oneshot;
 
 use self::committer::{Front, Status, work};
 use self::keeper::{Keeper, Size, fetch, keep_all, keep_answers};
+use self::ladder::Started;
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+pub(super) use self::ladder::{QUARANTINE, Site};
 use self::queue::Queue;
+#[cfg(any(feature = "sled", feature = "sqlite"))]
+pub(super) use self::salvage::Sink;
 #[cfg(feature = "sqlite")]
 pub(super) use self::within::append_within;
 use super::bodies::{Bodies, FileKind, Orphans};
@@ -180,11 +196,20 @@ impl<E: Engine + Send + 'static> KvStore<E> {
     ///
     /// [`ErrorKind::Storage`] when no thread can be started.
     pub fn threaded(open: impl FnOnce() -> Result<E> + Send + 'static) -> Result<Self> {
-        Self::with_bodies(open, None)
+        Self::started(|| Started::plain(open()?), None)
     }
 
-    pub(super) fn with_bodies(
-        open: impl FnOnce() -> Result<E> + Send + 'static,
+    /// As [`threaded`](Self::threaded), for an engine in a directory: what is damaged is built anew.
+    #[cfg(any(feature = "sled", feature = "sqlite"))]
+    pub(super) fn in_dir<S>(site: S, bodies: Option<Arc<Bodies>>) -> Result<Self>
+    where
+        S: Site<Engine = E> + Send + 'static,
+    {
+        Self::started(move || Started::open(&site), bodies)
+    }
+
+    fn started(
+        open: impl FnOnce() -> Result<Started<E>> + Send + 'static,
         bodies: Option<Arc<Bodies>>,
     ) -> Result<Self> {
         let status = Arc::new(Status::default());
@@ -301,7 +326,8 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
         self.submit(move |queue| {
             let opened = queue.open(now)?;
             if let Some(bodies) = bodies {
-                let orphans = match opened.is_balanced {
+                let is_whole = opened.is_balanced && opened.report.is_clean();
+                let orphans = match is_whole {
                     true => Orphans::Remove,
                     false => Orphans::SetAside,
                 };
