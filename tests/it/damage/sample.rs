@@ -116,8 +116,8 @@ async fn drain(store: &dyn Store, dice: &mut Dice) {
             },
             _ => Settlement::Delivered { status: 200 },
         };
-        let (attempt, epoch) = leased.record.lease();
-        let mut settle = Settle::new(leased.record.id, attempt, epoch, WireState::Answered, result);
+        let settle = Settle::of(&leased.record, result, WireState::Answered);
+        let mut settle = settle.expect("in flight");
         settle.status = Some(200);
         settle.answer = dice.below(2).eq(&0).then(|| Bytes::from_static(b"answer"));
         step.settle.push(settle);
@@ -138,15 +138,9 @@ pub(super) async fn lease(store: &dyn Store) -> Vec<Leased> {
 pub(super) async fn deliver(store: &dyn Store, leased: &[Leased]) {
     let mut step = Advance::new(NOW, Retention::default());
     for leased in leased {
-        let (attempt, epoch) = leased.record.lease();
         let result = Settlement::Delivered { status: 200 };
-        step.settle.push(Settle::new(
-            leased.record.id,
-            attempt,
-            epoch,
-            WireState::Answered,
-            result,
-        ));
+        let settle = Settle::of(&leased.record, result, WireState::Answered);
+        step.settle.push(settle.expect("in flight"));
     }
     store.advance(step).await.expect("advance");
 }
