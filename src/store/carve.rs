@@ -35,6 +35,26 @@ pub(super) fn frames_in(path: &Path, found: &mut dyn FnMut(&[u8]) -> Result<()>)
     })
 }
 
+/// As [`frames_in`], of bytes in memory, and of any length.
+#[cfg(feature = "sqlite")]
+pub(super) fn frames_within(
+    mut bytes: &[u8],
+    found: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    while let Some(at) = next_magic(bytes) {
+        bytes = &bytes[at..];
+        let length = match whole(bytes, usize::MAX) {
+            Some(length) => {
+                found(&bytes[..length])?;
+                length
+            }
+            None => 1,
+        };
+        bytes = &bytes[length..];
+    }
+    Ok(())
+}
+
 enum Failure {
     Read(io::Error),
     Found(crate::error::Error),
@@ -57,7 +77,7 @@ fn carve(mut source: impl Read, found: &mut dyn FnMut(&[u8]) -> Result<()>) -> R
             if window.len() <= keep {
                 break;
             }
-            let length = match whole(&window) {
+            let length = match whole(&window, FRAME_BYTES_MAX) {
                 Some(length) => {
                     found(&window[..length]).map_err(Failure::Found)?;
                     length
@@ -92,7 +112,7 @@ fn next_magic(bytes: &[u8]) -> Option<usize> {
 }
 
 /// The length of the whole frame at the start.
-fn whole(bytes: &[u8]) -> Option<usize> {
+fn whole(bytes: &[u8], longest: usize) -> Option<usize> {
     let length = |at: usize| {
         let four = bytes.get(at..at + 4)?.try_into().ok()?;
         usize::try_from(u32::from_le_bytes(four)).ok()
@@ -100,7 +120,7 @@ fn whole(bytes: &[u8]) -> Option<usize> {
     let total = length(8)?
         .checked_add(length(12)?)?
         .checked_add(FRAME_BYTES_MIN)?;
-    if total > FRAME_BYTES_MAX {
+    if total > longest {
         return None;
     }
     let bytes = bytes::Bytes::copy_from_slice(bytes.get(..total)?);

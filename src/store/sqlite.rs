@@ -1,6 +1,7 @@
 //! The store in one SQLite file: a vault's own, or an app's database, where a request is queued in the app's own
 //! transaction (the outbox). Actions are rows with columns that a person can read; see `docs/format.md`.
 
+mod carve;
 mod connect;
 mod file;
 mod peers;
@@ -10,6 +11,7 @@ mod schema;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +21,7 @@ use self::connect::{Tuning, busy, in_savepoint, says};
 use self::file::{Mark, SidePlace};
 use self::peers::Locks;
 use super::dir::VaultDir;
-use super::kv::{Batch, Engine, KvStore, Peers, append_within};
+use super::kv::{Batch, Engine, KvStore, Peers, Sink, Site, append_within};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
     Query, Snapshot, Source, Store, StoreFuture, Totals,
@@ -133,14 +135,13 @@ impl SqliteStore {
             Access::Shared => VaultDir::open_shared(path.as_ref())?,
         };
         let path = dir.path().join(FILE);
-        let open = {
-            let options = options.clone();
-            move || SqliteEngine::open_own(dir, &options)
-        };
-        let store = KvStore::threaded(open)?;
+        let (dir, poll) = (Arc::new(dir), options.poll);
         let store = match options.access {
-            Access::Alone => store,
-            Access::Shared => store.polled(options.poll),
+            Access::Alone => KvStore::in_dir(SqliteSite { dir, options }, None)?,
+            // What others have open cannot be moved away.
+            Access::Shared => {
+                KvStore::threaded(move || SqliteEngine::open_own(dir, &options))?.polled(poll)
+            }
         };
         Ok(Self { store, path })
     }
@@ -213,6 +214,36 @@ impl SqliteStore {
 
 super::delegate_store!(SqliteStore);
 
+/// Where a vault has its database.
+struct SqliteSite {
+    dir: Arc<VaultDir>,
+    options: SqliteOptions,
+}
+
+impl Site for SqliteSite {
+    type Engine = SqliteEngine;
+
+    fn dir(&self) -> &VaultDir {
+        &self.dir
+    }
+
+    fn names(&self) -> &'static [&'static str] {
+        &[FILE, "vault.db-wal", "vault.db-shm"]
+    }
+
+    fn open(&self) -> Result<SqliteEngine> {
+        SqliteEngine::open_own(self.dir.clone(), &self.options)
+    }
+
+    fn check(&self, engine: &SqliteEngine) -> Result<()> {
+        connect::check(&engine.connection)
+    }
+
+    fn carve(&self, from: &Path, sink: &mut dyn Sink) -> Result<()> {
+        carve::carve(from, sink)
+    }
+}
+
 /// A connection that belongs to the store.
 #[derive(Debug)]
 struct SqliteEngine {
@@ -225,11 +256,11 @@ struct SqliteEngine {
     locks: Option<Locks>,
     is_own: bool,
     /// Released last.
-    _dir: VaultDir,
+    _dir: Arc<VaultDir>,
 }
 
 impl SqliteEngine {
-    fn open_own(dir: VaultDir, options: &SqliteOptions) -> Result<Self> {
+    fn open_own(dir: Arc<VaultDir>, options: &SqliteOptions) -> Result<Self> {
         let path = dir.path().join(FILE);
         let _opening = dir.serialize()?;
         let is_new = file::create_private(&path)?;
@@ -268,7 +299,7 @@ impl SqliteEngine {
             version: None,
             locks: Some(Locks::new(&dir)?),
             is_own: false,
-            _dir: dir,
+            _dir: Arc::new(dir),
         })
     }
 

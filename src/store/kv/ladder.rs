@@ -32,6 +32,11 @@ pub(in crate::store) trait Site {
     /// Opens it, or makes it.
     fn open(&self) -> Result<Self::Engine>;
 
+    /// Looks closely at an engine that opened.
+    fn check(&self, _engine: &Self::Engine) -> Result<()> {
+        Ok(())
+    }
+
     /// Gives out everything intact in what was moved to `from`, the oldest first.
     fn carve(&self, from: &Path, sink: &mut dyn Sink) -> Result<()>;
 }
@@ -110,6 +115,7 @@ fn attempt<S: Site>(site: &S, mark: Option<&Mark>) -> Result<Queue<S::Engine>, D
             return Err(regressed(expected, queue.tally.no));
         }
         if queue.is_small() || mark.is_some_and(|mark| mark.is_suspect) {
+            site.check(queue.txn.engine())?;
             queue.verify()?;
         }
         Ok(queue)

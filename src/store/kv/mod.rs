@@ -58,6 +58,8 @@ use self::queue::Queue;
 #[cfg(any(feature = "sled", feature = "sqlite"))]
 pub(super) use self::salvage::Sink;
 #[cfg(feature = "sqlite")]
+pub(super) use self::salvage::is_row_of_queue;
+#[cfg(feature = "sqlite")]
 pub(super) use self::within::append_within;
 use super::bodies::{Bodies, FileKind, Orphans};
 use super::snapshot::{blocking, in_memory, run_blocking};

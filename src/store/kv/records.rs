@@ -320,7 +320,11 @@ impl<E: Engine> Queue<E> {
 
 fn decode(id: ActionId, bytes: &Bytes) -> Found {
     match Record::decode(bytes.clone()) {
-        Ok(record) => Found::Record(record),
+        Ok(record) if record.id == id => Found::Record(record),
+        Ok(record) => {
+            tracing::error!(%id, found = %record.id, "a stored action is that of another id");
+            Found::Damaged
+        }
         Err(_) if Frame::is_newer(bytes) => Found::Newer,
         Err(error) => {
             tracing::error!(%id, %error, "a stored action cannot be read");

@@ -31,6 +31,12 @@ pub(in crate::store) trait Sink {
     fn commit(&mut self, batch: Batch) -> Result<()>;
 }
 
+/// Is the row of this key wanted, beside the frames?
+#[cfg(feature = "sqlite")]
+pub(in crate::store) fn is_row_of_queue(key: &[u8]) -> bool {
+    [keys::TOTALS, keys::RUN, keys::KEYRING].contains(&key)
+}
+
 /// A store that is built anew.
 pub(super) struct Salvage<'a, E> {
     queue: &'a mut Queue<E>,
@@ -115,7 +121,7 @@ impl<'a, E: Engine> Salvage<'a, E> {
 
     fn know_tally(&mut self, row: &[u8]) {
         if let Ok(tally) = parse::<Tally>(row)
-            && tally.no >= self.known.no
+            && tally.no > self.known.no
         {
             let known = &mut self.known;
             known.no = tally.no;

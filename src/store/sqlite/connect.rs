@@ -57,6 +57,23 @@ fn open(path: &Path, tuning: &Tuning) -> Result<Connection> {
     Ok(connection)
 }
 
+/// Lets SQLite look at the whole file.
+///
+/// # Errors
+///
+/// [`ErrorKind::Corrupt`] when something is not as it should be.
+pub(super) fn check(connection: &Connection) -> Result<()> {
+    let look = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+    let said = connection.query_row("PRAGMA integrity_check(1)", [], look);
+    match said.map_err(says("check"))? {
+        said if said == "ok" => Ok(()),
+        said => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the database is damaged: {said}"),
+        )),
+    }
+}
+
 /// Gives free pages back to the file system, a bounded number.
 pub(super) fn shrink(connection: &Connection, pages: u32) -> Result<()> {
     let shrunk = connection

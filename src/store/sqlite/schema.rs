@@ -6,6 +6,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::connect::says;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::mark;
 
 /// The version of the tables. A newer one is refused, and not touched.
 const VERSION: i64 = 1;
@@ -54,7 +55,7 @@ CREATE TABLE IF NOT EXISTS syncvault_actions (
 CREATE INDEX IF NOT EXISTS syncvault_dead ON syncvault_actions (settled) WHERE state = 'dead';
 CREATE TABLE IF NOT EXISTS syncvault_bodies (action INTEGER PRIMARY KEY, frame BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS syncvault_answers (action INTEGER PRIMARY KEY, frame BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS syncvault_kv (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS syncvault_kv (key BLOB PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 /// The views; `{p}` stands for what their names start with.
@@ -148,16 +149,27 @@ fn newer(version: i64) -> Error {
     let text = format!(
         "the database has version {version}, this version of the library reads up to {VERSION}; use a newer one"
     );
-    Error::new(ErrorKind::Corrupt, text)
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 /// Looks into a vault's file before anything is written to it.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Corrupt`] when it is no database or a newer version made it, [`ErrorKind::Invalid`] when it is the
-/// database of something else.
+/// [`ErrorKind::Corrupt`] when it is no database, [`ErrorKind::Unsupported`] when a newer version made it,
+/// [`ErrorKind::Invalid`] when it is the database of something else. A vault that has a mark beside it was ours: there
+/// the last is damage as well.
 pub(super) fn check_own(path: &Path) -> Result<()> {
+    let is_marked = path.with_file_name(mark::FILE).exists();
+    match look_at(path) {
+        Err(error) if error.kind() == ErrorKind::Invalid && is_marked => {
+            Err(Error::new(ErrorKind::Corrupt, error.to_string()))
+        }
+        looked => looked,
+    }
+}
+
+fn look_at(path: &Path) -> Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(says("open"))?;
     let look = |sql| {

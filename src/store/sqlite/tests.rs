@@ -234,7 +234,7 @@ async fn a_full_disk_is_told_as_one() {
     let temp = tempfile::tempdir().expect("a directory");
     let dir = VaultDir::open(temp.path()).expect("a directory");
     let open = move || {
-        let engine = SqliteEngine::open_own(dir, &SqliteOptions::default())?;
+        let engine = SqliteEngine::open_own(Arc::new(dir), &SqliteOptions::default())?;
         let limited = engine
             .connection
             .execute_batch("PRAGMA max_page_count = 40");
@@ -424,7 +424,8 @@ async fn the_file_shrinks_when_the_vault_closes() {
 fn a_scan_over_everything_is_in_the_order_of_the_keys() {
     let temp = tempfile::tempdir().expect("a directory");
     let dir = VaultDir::open(temp.path()).expect("a directory");
-    let mut engine = SqliteEngine::open_own(dir, &SqliteOptions::default()).expect("an engine");
+    let mut engine =
+        SqliteEngine::open_own(Arc::new(dir), &SqliteOptions::default()).expect("an engine");
     let mut batch = Batch::new();
     let mut keys = Vec::new();
     for number in 0..3 {

@@ -50,29 +50,63 @@ pub(super) type Originals = BTreeMap<ActionId, Original>;
 const LANES: u64 = 5;
 const SIZES: [usize; 8] = [0, 1, 100, 900, 4000, 8192, 20_000, 65_536];
 
-/// A vault of three runs, closed.
-pub(super) async fn fill(kind: Kind, dir: &Path, dice: &mut Dice) -> Originals {
+/// How the vault was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// After three runs, the last one ended.
+    Closed,
+    /// In the middle of its first run, as a crash leaves it; its mark is up to date.
+    CutOff,
+}
+
+/// Fills a vault in `work` and leaves it in `dir`.
+pub(super) async fn fill(
+    (kind, ending): (Kind, Ending),
+    work: &Path,
+    dir: &Path,
+    dice: &mut Dice,
+) -> Originals {
     let mut originals = Originals::new();
-    for run in 0..3 {
-        let store = kind.open(dir).expect("open");
+    let runs = match ending {
+        Ending::Closed => 3,
+        Ending::CutOff => 1,
+    };
+    for run in 1..=runs {
+        let store = kind.open(work).expect("open");
         store.open(NOW).await.expect("open");
-        for number in 0..40 {
+        for number in 0..120 / runs {
             add(&*store, &mut originals, dice, number).await;
             if number % 4 == 3 {
                 drain(&*store, dice).await;
             }
         }
+        for (id, original) in &mut originals {
+            let find = syncvault::store::Find::Id(*id);
+            original.record = store.get(find).await.expect("get").expect("there");
+        }
+        if run == runs && ending == Ending::CutOff {
+            marked(&*store, work).await;
+            copy(work, dir);
+        }
         store.close().await.expect("close");
-        assert!(run < 3);
     }
-    let store = kind.open(dir).expect("open");
-    store.open(NOW).await.expect("open");
-    for (id, original) in &mut originals {
-        let find = syncvault::store::Find::Id(*id);
-        original.record = store.get(find).await.expect("get").expect("there");
+    if ending == Ending::Closed {
+        copy(work, dir);
     }
-    store.close().await.expect("close");
     originals
+}
+
+/// Waits until the mark beside the store tells of all that was done.
+async fn marked(store: &dyn Store, dir: &Path) {
+    let totals = store.totals().await.expect("totals");
+    let ledger = serde_json::to_string(&totals.ledger).expect("ledger");
+    let is_marked = || {
+        let mark = std::fs::read(dir.join("mark")).expect("a mark");
+        String::from_utf8_lossy(&mark).contains(&ledger)
+    };
+    while !is_marked() {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn add(store: &dyn Store, originals: &mut Originals, dice: &mut Dice, number: u64) {
