@@ -11,7 +11,6 @@ use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -584,7 +583,7 @@ impl SyncVaultBuilder {
         );
         let parts = Arc::new(Parts::new(seams, options, hub, gates, dice));
         *parts.principals() = Principals::new(self.principal.clone(), self.is_everybody_sent);
-        parts.is_paused.store(opened.is_paused, Ordering::Release);
+        parts.note_opened(opened);
         parts.refresh_connection();
         let (control, control_mail) = mpsc::unbounded_channel();
         let (reports, report_mail) = mpsc::unbounded_channel();

@@ -375,6 +375,9 @@ impl Engine for SqliteEngine {
         {
             tracing::debug!(%error, "the database stays as large as it is");
         }
+        if is_own {
+            connect::keep_log(&connection, false)?;
+        }
         connection
             .close()
             .map_err(|(_, error)| says("close")(error))?;

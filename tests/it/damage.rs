@@ -28,6 +28,9 @@ async fn a_damaged_sqlite_vault_opens_and_tells_no_lies() {
     suite(Kind::Sqlite).await;
 }
 
+const BLOCK: usize = 64;
+const ZEROS: [u8; BLOCK] = [0; BLOCK];
+
 #[derive(Clone, Copy, Debug)]
 enum Blow {
     Flip,
@@ -66,16 +69,17 @@ async fn suite(kind: Kind) {
             temp.path().join(name)
         });
         let originals = fill((kind, ending), &work, &vault, &mut dice.fork(0)).await;
-        vaults.push((vault, originals));
+        let blocks = blocks(&vault);
+        vaults.push((vault, originals, blocks));
     }
     for (blow, count) in [(Blow::Flip, flips), (Blow::Cut, cuts)] {
         let mut tally = Tally::default();
         for round in 0..count {
             let copied = temp.path().join("copy");
             let mut dice = dice.fork(1 + round);
-            let (vault, originals) = &vaults[dice.size_below(vaults.len())];
+            let (vault, originals, blocks) = &vaults[dice.size_below(vaults.len())];
             copy(vault, &copied);
-            let what = strike(blow, &copied, &mut dice);
+            let what = strike(blow, &copied, blocks, &mut dice);
             examine(kind, &copied, originals, &what, &mut tally).await;
             fs::remove_dir_all(&copied).expect("remove");
         }
@@ -88,24 +92,29 @@ async fn suite(kind: Kind) {
 }
 
 /// Damages one file. What was done, in words.
-fn strike(blow: Blow, dir: &Path, dice: &mut Dice) -> String {
+fn strike(blow: Blow, dir: &Path, blocks: &[(PathBuf, usize)], dice: &mut Dice) -> String {
     match blow {
-        Blow::Flip => flip(dir, dice),
-        Blow::Cut => cut(dir, dice),
+        Blow::Flip => flip(dir, blocks, dice),
+        Blow::Cut => cut(dir, blocks, dice),
     }
 }
 
-/// Only blocks that hold something are hit: most of a journal is zeros.
-fn flip(dir: &Path, dice: &mut Dice) -> String {
-    const BLOCK: usize = 64;
-    let mut blocks: Vec<(PathBuf, usize)> = Vec::new();
+/// Where something stands in a vault, block by block: most of a journal is zeros.
+fn blocks(dir: &Path) -> Vec<(PathBuf, usize)> {
+    let mut blocks = Vec::new();
     for path in files(dir) {
         let bytes = fs::read(&path).expect("read");
         let chunks = bytes.chunks(BLOCK).enumerate();
-        let held = chunks.filter(|(_, block)| block.iter().any(|byte| *byte != 0));
-        blocks.extend(held.map(|(number, _)| (path.clone(), number * BLOCK)));
+        let held = chunks.filter(|(_, block)| *block != &ZEROS[..block.len()]);
+        let path = path.strip_prefix(dir).expect("below");
+        blocks.extend(held.map(|(number, _)| (path.to_owned(), number * BLOCK)));
     }
-    let (path, start) = blocks.swap_remove(dice.size_below(blocks.len()));
+    blocks
+}
+
+fn flip(dir: &Path, blocks: &[(PathBuf, usize)], dice: &mut Dice) -> String {
+    let (path, start) = &blocks[dice.size_below(blocks.len())];
+    let path = dir.join(path);
     let mut bytes = fs::read(&path).expect("read");
     let at = start + dice.size_below(BLOCK.min(bytes.len() - start));
     let bit = dice.below(8);
@@ -114,13 +123,17 @@ fn flip(dir: &Path, dice: &mut Dice) -> String {
     format!("bit {bit} of byte {at} in {}", path.display())
 }
 
-fn cut(dir: &Path, dice: &mut Dice) -> String {
+/// Cuts a file somewhere in what it holds.
+fn cut(dir: &Path, blocks: &[(PathBuf, usize)], dice: &mut Dice) -> String {
     let mut all = files(dir);
     all.retain(|path| fs::metadata(path).expect("metadata").len() > 0);
     let path = all.swap_remove(dice.size_below(all.len()));
+    let below = path.strip_prefix(dir).expect("below");
+    let held = blocks.iter().filter(|(path, _)| path == below);
+    let last = held.map(|(_, start)| *start).max().unwrap_or(0);
+    let length = dice.size_below(last + BLOCK);
     let bytes = fs::read(&path).expect("read");
-    let held = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
-    let length = dice.size_below(held);
+    let length = length.min(bytes.len());
     fs::write(&path, &bytes[..length]).expect("write");
     format!("{} cut from {} to {length}", path.display(), bytes.len())
 }
@@ -174,8 +187,10 @@ fn intact(dir: &Path, originals: &Originals) -> BTreeMap<ActionId, ()> {
 /// A file without the zeros at its end.
 fn held(path: &Path) -> Vec<u8> {
     let mut bytes = fs::read(path).expect("read");
-    let held = bytes.iter().rposition(|byte| *byte != 0);
-    bytes.truncate(held.map_or(0, |last| last + 1));
+    let is_held = |(_, block): &(usize, &[u8])| *block != &ZEROS[..block.len()];
+    let last = bytes.chunks(BLOCK).enumerate().rev().find(is_held);
+    let held = last.map_or(0, |(number, block)| number * BLOCK + block.len());
+    bytes.truncate(held);
     bytes
 }
 
@@ -183,7 +198,6 @@ fn memmem(mut bytes: &[u8], text: &[u8]) -> bool {
     use std::io::BufRead;
     while bytes.len() >= text.len() {
         bytes.skip_until(text[0]).expect("memory");
-        // A frame begins with its magic: rare, unlike a single byte of it.
         if bytes.starts_with(&text[1..]) {
             return true;
         }

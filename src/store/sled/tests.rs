@@ -178,19 +178,26 @@ async fn a_second_handle_is_refused_until_the_first_is_closed() {
 }
 
 #[tokio::test]
-async fn a_database_that_does_not_open_fails_every_verb_with_its_reason() {
+async fn a_lost_journal_is_told_and_what_sled_holds_goes_on() {
     let temp = tempfile::tempdir().expect("tempdir");
     let store = SledStore::open(temp.path()).expect("open");
     store.open(at(1)).await.expect("open");
+    let kept = action(vec![1]);
+    let id = kept.record.id;
+    store.append(vec![kept]).await.expect("append");
     store.close().await.expect("close");
     for name in ["a", "b"] {
         fs::remove_file(temp.path().join("journal").join(name)).expect("remove");
     }
     let store = SledStore::open(temp.path()).expect("open");
-    for _ in 0..2 {
-        let error = store.open(at(1)).await.expect_err("damaged");
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
-    }
+    let opened = store.open(at(1)).await.expect("built anew");
+    assert_eq!(opened.report.recovered, 1, "{opened:?}");
+    assert_eq!(opened.report.salvaged, 0, "the mark proves it");
+    assert_eq!(opened.totals.counts.pending, 1);
+    let body = store.body(id).await.expect("body").expect("kept");
+    assert_eq!(body, Body::Bytes(vec![1].into()));
+    let opened = store.open(at(2)).await.expect("again");
+    assert!(opened.report.is_clean(), "told once");
 }
 
 #[cfg(unix)]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::FILE;
 use crate::error::Result;
-use crate::store::carve::frames_within;
+use crate::store::carve::{frames_in, frames_within};
 use crate::store::dir::failed;
 use crate::store::kv::{Sink, is_row_of_queue};
 
@@ -33,6 +33,14 @@ type Page = Box<[u8]>;
 /// Gives out everything intact in the database in `dir`.
 pub(super) fn carve(dir: &Path, sink: &mut dyn Sink) -> Result<()> {
     let path = dir.join(FILE);
+    let mut log = path.clone().into_os_string();
+    log.push("-wal");
+    // What fits into its page is found even where the page says nothing of it any more.
+    for path in [&path, Path::new(&log)] {
+        if path.is_file() {
+            frames_in(path, &mut |bytes| sink.frame(bytes))?;
+        }
+    }
     let mut pages = Pages::open(&path).map_err(|e| failed("read", &path, e))?;
     for spot in pages.spots() {
         let Some(page) = pages.read(spot).map_err(|e| failed("read", &path, e))? else {

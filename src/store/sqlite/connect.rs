@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::schema;
@@ -22,6 +23,7 @@ pub(super) struct Tuning {
 /// The connection to a vault's own database, whose tables it makes.
 pub(super) fn own(path: &Path, tuning: &Tuning) -> Result<Connection> {
     let connection = open(path, tuning)?;
+    keep_log(&connection, true)?;
     // Before the first table, or never.
     set(&connection, "PRAGMA auto_vacuum = INCREMENTAL")?;
     set(&connection, "PRAGMA journal_mode = WAL")?;
@@ -55,6 +57,13 @@ fn open(path: &Path, tuning: &Tuning) -> Result<Connection> {
     set(&connection, "PRAGMA trusted_schema = OFF")?;
     set(&connection, &format!("PRAGMA cache_size = -{cache_kib}"))?;
     Ok(connection)
+}
+
+/// Closing brings the log into the file and drops it, unless it is kept. What was found damaged may lie in it.
+pub(super) fn keep_log(connection: &Connection, is_kept: bool) -> Result<()> {
+    let switch = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    let set = connection.set_db_config(switch, is_kept);
+    set.map(drop).map_err(says("set"))
 }
 
 /// Lets SQLite look at the whole file.

@@ -185,8 +185,6 @@ async fn a_database_of_something_else_is_refused_and_not_touched() {
         .expect("a table");
     drop(theirs);
     refused_and_untouched(temp.path(), ErrorKind::Invalid).await;
-    fs::write(&path, [b'x'; 5000]).expect("write");
-    refused_and_untouched(temp.path(), ErrorKind::Corrupt).await;
 }
 
 #[tokio::test]
@@ -201,7 +199,7 @@ async fn a_newer_database_is_refused_and_not_touched() {
         .execute_batch("PRAGMA user_version = 2")
         .expect("newer");
     newer.close().expect("closed");
-    refused_and_untouched(temp.path(), ErrorKind::Corrupt).await;
+    refused_and_untouched(temp.path(), ErrorKind::Unsupported).await;
 }
 
 async fn refused_and_untouched(dir: &Path, kind: ErrorKind) {
@@ -223,10 +221,10 @@ async fn newer_tables_in_an_apps_database_are_refused() {
     app.execute_batch("UPDATE syncvault_schema SET version = 2")
         .expect("newer");
     let refused = SqliteStore::attach(&app).expect_err("newer");
-    assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
     let store = SqliteStore::outbox(temp.path().join("app.db")).expect("the directory");
     let refused = store.open(at(1)).await.expect_err("newer");
-    assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
 }
 
 #[tokio::test]
@@ -257,9 +255,10 @@ async fn a_full_disk_is_told_as_one() {
     assert_eq!(page.expect("a page").records, [kept]);
 }
 
-/// Goal: damaged pages are told as damage, and never read as something else. Method: overwrite every page but the first.
+/// Goal: damaged pages are told as damage, and never read as something else; the vault goes on. Method: overwrite every
+/// page but the first.
 #[tokio::test]
-async fn a_damaged_file_is_told_as_one() {
+async fn a_damaged_file_is_moved_aside_and_told() {
     let temp = tempfile::tempdir().expect("a directory");
     let store = opened(temp.path()).await;
     for _ in 0..50 {
@@ -271,8 +270,13 @@ async fn a_damaged_file_is_told_as_one() {
     bytes[4096..].fill(0xa5);
     fs::write(&path, bytes).expect("write");
     let store = SqliteStore::open(temp.path()).expect("the directory");
-    let error = store.open(at(2)).await.expect_err("damaged");
-    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    let opened = store.open(at(2)).await.expect("built anew");
+    let report = opened.report;
+    assert_eq!((report.recovered, report.missing), (0, 50), "{report:?}");
+    let quarantined = report.quarantined.expect("moved aside");
+    assert!(quarantined.join(FILE).is_file());
+    assert_eq!(opened.totals.ledger.evicted, 50);
+    assert!(opened.is_balanced);
 }
 
 #[tokio::test]
