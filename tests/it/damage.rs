@@ -55,6 +55,7 @@ fn number(name: &str, default: u64) -> u64 {
     given.map_or(default, |text| text.parse().expect(name))
 }
 
+#[expect(clippy::print_stdout, reason = "the seed and the figures of a run")]
 async fn suite(kind: Kind) {
     let seed = number("SYNCVAULT_DAMAGE_SEED", 0x5eed_0003);
     let flips = number("SYNCVAULT_DAMAGE_FLIPS", 60);

@@ -83,12 +83,12 @@ pub(super) fn newest_behind(bytes: &[u8], from: usize) -> Option<u64> {
 /// Where a frame may start, from `from` on. Most of a file is zeros.
 fn starts(bytes: &[u8], from: usize) -> impl Iterator<Item = usize> {
     let mut rest = &bytes[from.min(bytes.len())..];
-    let mut next = move || {
+    let next = move || {
         // Reading from memory does not fail.
         let skipped = rest.skip_until(MAGIC[0]).ok()?;
         (skipped > 0).then(|| bytes.len() - rest.len() - 1)
     };
-    std::iter::from_fn(move || next())
+    std::iter::from_fn(next)
         .filter(move |at| (at - from).is_multiple_of(ALIGN) && bytes[*at..].starts_with(&MAGIC))
 }
 

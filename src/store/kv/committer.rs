@@ -446,8 +446,8 @@ fn serve<E: Engine>(mut runner: Runner<E>, inbox: &Receiver<Message<E>>) {
         if !group.is_empty() {
             let start = Instant::now();
             let ran = runner.run(group);
-            let is_awaited = |work: &&Box<dyn Work<E>>| work.urgency() == Urgency::Now;
-            let answered = ran.group.iter().filter(is_awaited).count();
+            let urgencies = ran.group.iter().map(|work| work.urgency());
+            let answered = urgencies.filter(|urgency| *urgency == Urgency::Now).count();
             crowd.expect_back(answered, start.elapsed());
             runner.answer(ran);
         }
