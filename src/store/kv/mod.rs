@@ -51,9 +51,11 @@ use tokio::sync::oneshot;
 
 use self::committer::{Front, Status, work};
 use self::keeper::{Keeper, Size, fetch, keep_all, keep_answers};
-use self::ladder::Started;
+#[cfg(feature = "sled")]
+pub(super) use self::ladder::QUARANTINE;
 #[cfg(any(feature = "sled", feature = "sqlite"))]
-pub(super) use self::ladder::{QUARANTINE, Site};
+pub(super) use self::ladder::Site;
+use self::ladder::Started;
 use self::queue::Queue;
 #[cfg(any(feature = "sled", feature = "sqlite"))]
 pub(super) use self::salvage::Sink;
