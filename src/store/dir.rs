@@ -316,6 +316,23 @@ pub(super) fn no_follow(options: &mut OpenOptions) {
 #[cfg(not(unix))]
 pub(super) fn no_follow(_: &mut OpenOptions) {}
 
+/// Puts a small file in the place of the one that was there, durably, whole or not at all.
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    private_file(&mut options);
+    options
+        .open(&new)
+        .and_then(|mut file| {
+            file.write_all(content)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(|e| failed("write", path, e))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
 /// Refuses a symbolic link among these, if they are there.
 pub(super) fn refuse_links(paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
     match paths.into_iter().find(|path| path.is_symlink()) {

@@ -51,6 +51,20 @@ pub(super) trait Base: fmt::Debug + Send + Sync + 'static {
     fn close(self) -> Result<()>;
 }
 
+/// Every whole commit in the files of a journal, in order, those of earlier turns too.
+///
+/// # Errors
+///
+/// Storage errors.
+pub(super) fn commits_in(dir: &Path) -> Result<Vec<Batch>> {
+    let mut commits = Vec::new();
+    for name in ["a", "b"] {
+        commits.extend(file::salvage(&dir.join(name))?);
+    }
+    commits.sort_by_key(|commit: &Commit| commit.number);
+    Ok(commits.into_iter().map(|commit| commit.batch).collect())
+}
+
 /// An engine with a journal before it.
 #[derive(Debug)]
 pub(super) struct Journaled<B> {

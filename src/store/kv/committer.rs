@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::ladder::Started;
+use super::marks::Marks;
 use super::queue::{Before, Queue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::bodies::Bodies;
@@ -253,19 +255,22 @@ pub(super) struct Runner<E> {
     queue: Option<Queue<E>>,
     status: Arc<Status>,
     bodies: Option<Arc<Bodies>>,
+    marks: Option<Marks>,
 }
 
 impl<E: Engine> Runner<E> {
     fn open(
-        make: impl FnOnce() -> Result<E>,
+        make: impl FnOnce() -> Result<Started<E>>,
         status: Arc<Status>,
         bodies: Option<Arc<Bodies>>,
     ) -> Self {
-        let opened = catch_unwind(AssertUnwindSafe(|| make().and_then(Queue::load_whole)));
+        let opened = catch_unwind(AssertUnwindSafe(make));
+        let mut marks = None;
         let queue = match opened.unwrap_or_else(|_| Err(panicked(ErrorKind::Corrupt))) {
-            Ok(queue) => {
-                status.publish(queue.totals(), false);
-                Some(queue)
+            Ok(started) => {
+                status.publish(started.queue.totals(), false);
+                marks = started.marks.map(Marks::new);
+                Some(started.queue)
             }
             Err(error) => {
                 // Nothing was opened yet that could disagree with the disk: it is damaged, and that is all.
@@ -284,6 +289,7 @@ impl<E: Engine> Runner<E> {
             queue,
             status,
             bodies,
+            marks,
         }
     }
 
@@ -312,6 +318,9 @@ impl<E: Engine> Runner<E> {
         match done.unwrap_or_else(|_| Err(panicked(ErrorKind::Poisoned))) {
             Ok(()) => {
                 self.status.publish(queue.totals(), queue.must_watch);
+                if let Some(marks) = &mut self.marks {
+                    marks.note(queue);
+                }
                 let garbage = std::mem::take(&mut queue.garbage);
                 Ran::over(group, Ok(()), garbage)
             }
@@ -349,6 +358,9 @@ impl<E: Engine> Runner<E> {
         tracing::error!(%error, "the store failed and takes nothing more");
         let text = format!("the store failed before ({error}); reopen it");
         self.status.end(Error::new(ErrorKind::Poisoned, text));
+        if let Some(marks) = &self.marks {
+            marks.suspect();
+        }
         self.end(|engine| {
             engine.abandon();
             Ok(())
@@ -364,6 +376,8 @@ impl<E: Engine> Runner<E> {
         let Some(queue) = self.queue.take() else {
             return;
         };
+        // The mark is written while the directory is still locked.
+        drop(self.marks.take());
         let ended = catch_unwind(AssertUnwindSafe(|| end(queue.into_engine())));
         if !matches!(ended, Ok(Ok(()))) {
             tracing::warn!("the store did not close cleanly; everything acknowledged is on disk");
@@ -401,7 +415,7 @@ impl<E> std::fmt::Debug for Front<E> {
 impl<E: Engine + Send + 'static> Front<E> {
     pub(super) fn inline(engine: E, status: Arc<Status>) -> Self {
         Self::Inline(Box::new(Mutex::new(Runner::open(
-            || Ok(engine),
+            || Started::plain(engine),
             status,
             None,
         ))))
@@ -411,7 +425,7 @@ impl<E: Engine + Send + 'static> Front<E> {
     ///
     /// [`ErrorKind::Storage`] when no thread can be started.
     pub(super) fn thread(
-        make: impl FnOnce() -> Result<E> + Send + 'static,
+        make: impl FnOnce() -> Result<Started<E>> + Send + 'static,
         status: Arc<Status>,
         bodies: Option<Arc<Bodies>>,
     ) -> Result<Self> {

@@ -76,6 +76,10 @@ impl<E: Engine> Txn<E> {
         self.engine.apply(writes).map_err(fatal)
     }
 
+    pub(super) fn engine(&self) -> &E {
+        &self.engine
+    }
+
     pub(super) fn into_engine(self) -> E {
         self.engine
     }
