@@ -38,7 +38,7 @@ pub(super) trait Base: fmt::Debug + Send + Sync + 'static {
     /// Gives back room that was kept for a full disk. False when there is none to give.
     fn give_room(&self) -> Result<bool>;
 
-    /// Writes a batch, all or nothing. It need not be durable yet.
+    /// Writes a batch. It need not be durable yet, nor whole when it fails: the journal has all of it.
     fn write(&self, batch: Batch) -> Result<()>;
 
     /// Makes everything durable that was written.
