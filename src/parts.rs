@@ -1,6 +1,7 @@
 //! The parts of a running vault that everybody shares: the four seams, the options, the event hub,
 //! and what is known about gates. No flow of its own.
 
+mod gates;
 mod principals;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use crate::event::{EventHub, EventKind};
 use crate::store::{Amend, Amended, Limits, Query, Retention, Store};
 use crate::transport::{CredentialDesk, Transport};
 
+pub(crate) use gates::GateBook;
 pub(crate) use principals::Principals;
 
 /// A dead letter: an action that will not be tried again until somebody acts.
@@ -159,67 +161,6 @@ pub(crate) struct Parts {
     principals: Mutex<Principals>,
     dice: Mutex<Dice>,
     turns: Mutex<HashMap<Lane, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-/// What is known about gates, in memory: the stored gates, and when each origin last answered well.
-#[derive(Debug, Default)]
-pub(crate) struct GateBook {
-    gates: HashMap<GateKey, Gate>,
-    well: HashMap<Origin, Timestamp>,
-}
-
-impl GateBook {
-    pub(crate) fn new(gates: Vec<Gate>) -> Self {
-        let gates = gates
-            .into_iter()
-            .map(|gate| (gate.key.clone(), gate))
-            .collect();
-        Self {
-            gates,
-            well: HashMap::new(),
-        }
-    }
-
-    pub(crate) fn get(&self, key: &GateKey) -> Option<&Gate> {
-        self.gates.get(key)
-    }
-
-    pub(crate) fn set(&mut self, gate: Gate) {
-        self.gates.insert(gate.key.clone(), gate);
-    }
-
-    pub(crate) fn remove(&mut self, key: &GateKey) {
-        self.gates.remove(key);
-    }
-
-    pub(crate) fn origin(&self, origin: &Origin) -> Option<&Gate> {
-        self.gates.get(&GateKey::Origin(origin.clone()))
-    }
-
-    /// Lets no gate stay closed beyond `until`.
-    pub(crate) fn hasten(&mut self, until: Timestamp) {
-        for gate in self.gates.values_mut() {
-            gate.closed_until = gate.closed_until.min(until);
-        }
-    }
-
-    pub(crate) fn well_since(&self, origin: &Origin) -> Option<Timestamp> {
-        self.well.get(origin).copied()
-    }
-
-    pub(crate) fn answered_well(&mut self, origin: &Origin, at: Timestamp) {
-        match self.well.get_mut(origin) {
-            Some(seen) => *seen = at,
-            None => drop(self.well.insert(origin.clone(), at)),
-        }
-    }
-
-    /// Origins in trouble: one attempt at a time until they answer well.
-    pub(crate) fn troubled(&self) -> impl Iterator<Item = &Gate> {
-        self.gates
-            .values()
-            .filter(|gate| gate.failures > 0 && matches!(gate.key, GateKey::Origin(_)))
-    }
 }
 
 /// The seams and values that [`Parts`] is made of.
