@@ -12,7 +12,8 @@
 //! **The clients.** Each made ten requests during the ten minutes of the outage, and has them in one lane, in order. It notices the outage with
 //! the first of them. Nothing new comes after the outage. The ideal time is that of a server that is never idle and refuses nothing.
 //!
-//! **Told at once.** In the last two policies everybody hears at the same instant that the server is there.
+//! **Told at once.** With "reset on reconnect" and "told at once" everybody hears at the same instant that the server is there: a
+//! network that all of them share was away, not the server.
 
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
 
@@ -25,7 +26,7 @@ mod server;
 #[path = "fleet/simulation.rs"]
 mod simulation;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use policy::{Citizen, Naive, Policy};
 use simulation::{Fleet, Outcome, run};
@@ -59,7 +60,8 @@ fn main() -> Result {
         row(&fleet, Naive::Fixed),
         row(&fleet, Naive::Exponential),
         row(&fleet, Naive::ResetOnReconnect),
-        row(&fleet, Citizen::told_at_once()),
+        row(&fleet, Citizen::told_at_once(Duration::from_secs(30))),
+        row(&fleet, Citizen::told_at_once(Duration::from_secs(5))),
     ];
     if let Some(file) = file {
         plot::draw(file.as_ref(), &fleet, &outcomes)?;

@@ -438,6 +438,7 @@ pub(crate) fn conclude(
         gates.set(gate.clone());
     }
     gates.set_state(&record.origin, plan.origin.clone());
+    gates.end_probe(&record.origin);
     let is_kept = |state: &OriginState| state.is_worth_keeping(now);
     if plan.gate.is_none() && (is_kept(&origin) || is_kept(&plan.origin)) {
         plan.gate = Some(gates.of(&record.origin, now));

@@ -108,6 +108,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Every origin that requests may go to.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        std::iter::once(&self.base_origin).chain(&self.allowed_origins)
+    }
+
     /// Requests go to the base origin and to the origins that were allowed, to no other.
     ///
     /// # Errors
@@ -268,7 +273,37 @@ impl Parts {
     /// May a request to `origin` on behalf of `principal` be tried right now?
     pub(crate) fn may_try(&self, origin: &Origin, principal: Option<&str>) -> bool {
         let now = self.now();
-        self.opens_at(origin, principal, now) == Some(now)
+        self.opens_at(origin, principal, now) == Some(now) && self.lets_pass(origin, now)
+    }
+
+    /// Does what is remembered of an origin let a direct send pass? One that is held back counts as refused.
+    pub(crate) fn lets_pass(&self, origin: &Origin, now: Timestamp) -> bool {
+        let mut gates = self.gates();
+        if gates.is_probed(origin, now) {
+            return false;
+        }
+        let Some(k) = self.options.policy.origin.throttle else {
+            return true;
+        };
+        let state = gates.state(origin);
+        let passes = state.throttle.lets_pass(k, &mut self.dice());
+        if !passes {
+            state.throttle = state.throttle.refused(now);
+        }
+        passes
+    }
+
+    /// A direct send starts. Returns the gate to keep, when its start holds the next one back.
+    pub(crate) fn note_direct(&self, origin: &Origin) -> Option<Gate> {
+        let (now, policy) = (self.now(), &self.options.policy.origin);
+        let mut gates = self.gates();
+        gates.note_probe(origin, now);
+        let state = gates.state(origin);
+        if !state.is_paced(policy) {
+            return None;
+        }
+        state.started(now, policy, &mut self.dice());
+        Some(gates.of(origin, now))
     }
 
     /// When the gates of a request are open, at `now` or later; nothing while the app holds everything back.
@@ -286,7 +321,8 @@ impl Parts {
         let principal = GateKey::Principal(principal.map(str::to_owned));
         let closed = [gates.origin(origin), gates.get(&principal)];
         let opens = closed.into_iter().flatten().map(|gate| gate.closed_until);
-        Some(opens.fold(now, Timestamp::max))
+        let held = gates.held(origin, now).map(|hold| hold.until);
+        Some(opens.chain(held).fold(now, Timestamp::max))
     }
 
     /// Wakes the worker for an action that was just queued, unless it will look in time by itself.

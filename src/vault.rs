@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::action::{Action, ActionId, Lane, Ledger, Origin, State, WireState, scoped_key};
 use crate::clock::Timestamp;
 use crate::dead_letters::DeadLetters;
-use crate::decide::{GateKey, GateReason};
+use crate::decide::{GateKey, GateReason, HoldReason, Holding, why};
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Events, Status, StatusChanges, follow};
@@ -91,6 +91,15 @@ pub enum WhyPending {
         origin: Origin,
         /// Why.
         reason: GateReason,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Its origin is up, but attempts are held back: slow start after an outage, throttling, or the rate limit.
+    OriginHeld {
+        /// The origin.
+        origin: Origin,
+        /// Why.
+        by: HoldReason,
         /// Until when.
         until: Timestamp,
     },
@@ -303,17 +312,21 @@ impl SyncVault {
             return Ok(WhyPending::Offline);
         }
         let now = parts.now();
-        let gates = parts.gates();
-        if let Some(gate) = gates
-            .origin(&record.origin)
-            .filter(|gate| gate.is_closed(now))
-        {
-            let (reason, until) = (gate.reason, gate.closed_until);
-            return Ok(WhyPending::OriginWaits {
-                origin: record.origin,
-                reason,
-                until,
-            });
+        let mut gates = parts.gates();
+        let (policy, origin) = (&parts.options.policy.origin, record.origin);
+        let state = gates.state(&origin).clone();
+        match why(gates.origin(&origin), &state, 0, policy, now) {
+            Some(Holding::Closed { reason, until }) => {
+                return Ok(WhyPending::OriginWaits {
+                    origin,
+                    reason,
+                    until,
+                });
+            }
+            Some(Holding::Held { by, until }) => {
+                return Ok(WhyPending::OriginHeld { origin, by, until });
+            }
+            _ => {}
         }
         let principal = GateKey::Principal(record.principal);
         if let Some(gate) = gates.get(&principal).filter(|gate| gate.is_closed(now)) {

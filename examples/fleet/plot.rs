@@ -7,12 +7,13 @@ use plotters::prelude::*;
 use crate::Result;
 use crate::simulation::{Fleet, Outcome};
 
-const COLOURS: [RGBColor; 5] = [
+const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 110, 60),
     RGBColor(200, 60, 40),
     RGBColor(220, 150, 20),
     RGBColor(120, 70, 170),
     RGBColor(60, 130, 200),
+    RGBColor(130, 130, 130),
 ];
 
 /// What is shown, in ideal times.

@@ -1,5 +1,7 @@
 //! What a client does after an attempt: as this crate does, or as naive clients do.
 
+use std::time::Duration;
+
 use http::{HeaderMap, Method};
 use syncvault::WireState;
 use syncvault::action::{ActionId, Lane, Origin, Record, State};
@@ -76,11 +78,13 @@ impl Default for Citizen {
 }
 
 impl Citizen {
-    pub(crate) fn told_at_once() -> Self {
-        Self {
+    pub(crate) fn told_at_once(spread: Duration) -> Self {
+        let mut citizen = Self {
             is_told: true,
             ..Self::default()
-        }
+        };
+        citizen.policy.origin.reconnect_spread = spread;
+        citizen
     }
 
     fn judged(&self, client: &Kept, observed: &Observed<'_>, now: Timestamp) -> Verdict {
@@ -99,9 +103,10 @@ impl Policy for Citizen {
     type Client = Kept;
 
     fn name(&self) -> &'static str {
-        match self.is_told {
-            true => "this crate, told at once",
-            false => "this crate",
+        match (self.is_told, self.policy.origin.reconnect_spread.as_secs()) {
+            (false, _) => "this crate",
+            (true, 5) => "this crate, told at once",
+            (true, _) => "this crate, told at once, spread of 30 s",
         }
     }
 
@@ -221,7 +226,7 @@ impl Policy for Naive {
             Self::Fixed => 5000,
             Self::Exponential => full.min(60_000),
             Self::ResetOnReconnect => {
-                let full = std::time::Duration::from_millis(full.min(60_000));
+                let full = Duration::from_millis(full.min(60_000));
                 u64::try_from(dice.below(full).as_millis()).unwrap_or(0)
             }
         };

@@ -119,6 +119,12 @@ impl Gate {
         self.closed_until.max(hold.unwrap_or_default())
     }
 
+    /// Lets it stay closed until `until` at most.
+    pub fn hasten(&mut self, until: Timestamp) {
+        self.closed_until = self.closed_until.min(until);
+        self.origin.hasten(until);
+    }
+
     /// True when nothing may pass at `now`.
     #[must_use]
     pub fn is_closed(&self, now: Timestamp) -> bool {

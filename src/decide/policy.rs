@@ -69,6 +69,7 @@ impl RetryPolicy {
             .cap()
             .max(self.origin_backoff.cap())
             .max(self.retry_after_max)
+            .max(self.origin.hold_max())
     }
 
     /// Checks that the rules make sense.

@@ -1,10 +1,11 @@
 //! What is known about gates, in memory: the stored gates, what else is remembered of each origin, and when it last answered well.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::action::Origin;
 use crate::clock::Timestamp;
-use crate::decide::{Gate, GateKey, OriginState};
+use crate::decide::{Gate, GateKey, Hold, OriginState};
 
 /// What is known about gates, in memory.
 #[derive(Debug, Default)]
@@ -12,6 +13,8 @@ pub(crate) struct GateBook {
     gates: HashMap<GateKey, Gate>,
     states: HashMap<Origin, OriginState>,
     well: HashMap<Origin, Timestamp>,
+    /// Direct sends that are the probe of their half-open origin, since when.
+    probes: HashMap<Origin, Timestamp>,
 }
 
 impl GateBook {
@@ -29,6 +32,49 @@ impl GateBook {
 
     pub(crate) fn state(&mut self, origin: &Origin) -> &mut OriginState {
         self.states.entry(origin.clone()).or_default()
+    }
+
+    /// Why nothing starts at an origin though its gate is open.
+    pub(crate) fn held(&self, origin: &Origin, now: Timestamp) -> Option<Hold> {
+        self.states.get(origin)?.held(now)
+    }
+
+    pub(crate) fn is_troubled(&self, origin: &Origin) -> bool {
+        self.origin(origin).is_some_and(|gate| gate.failures > 0)
+    }
+
+    /// Origins that may not have as many attempts as the vault has slots.
+    pub(crate) fn limited(&self) -> impl Iterator<Item = &Origin> {
+        let ramping = self.states.iter().filter(|(_, state)| state.is_ramping());
+        let troubled = self.troubled().filter_map(|gate| match &gate.key {
+            GateKey::Origin(origin) => Some(origin),
+            GateKey::Principal(_) => None,
+        });
+        let only_ramping = ramping
+            .map(|(origin, _)| origin)
+            .filter(|o| !self.is_troubled(o));
+        troubled.chain(only_ramping)
+    }
+
+    /// A direct send starts: at a half-open origin it is the probe, and the others wait for what it finds.
+    pub(crate) fn note_probe(&mut self, origin: &Origin, now: Timestamp) {
+        if self.is_troubled(origin) {
+            self.probes.insert(origin.clone(), now);
+        }
+    }
+
+    /// Is a direct send finding out whether the origin is well? One that was dropped is not waited for longer than a minute.
+    pub(crate) fn is_probed(&self, origin: &Origin, now: Timestamp) -> bool {
+        const LONGEST: Duration = Duration::from_secs(60);
+        let since = self.probes.get(origin);
+        since.is_some_and(|since| now.since(*since) < LONGEST) && self.is_troubled(origin)
+    }
+
+    /// An attempt ended.
+    pub(crate) fn end_probe(&mut self, origin: &Origin) {
+        if !self.probes.is_empty() {
+            self.probes.remove(origin);
+        }
     }
 
     pub(crate) fn set_state(&mut self, origin: &Origin, state: OriginState) {

@@ -67,6 +67,14 @@ pub struct Hold {
     pub by: HoldReason,
 }
 
+impl Hold {
+    /// Nothing starts before `until`.
+    #[must_use]
+    pub fn new(until: Timestamp, by: HoldReason) -> Self {
+        Self { until, by }
+    }
+}
+
 /// Why nothing starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -192,6 +200,16 @@ impl OriginState {
         }
     }
 
+    /// The state after the start that `started` is the state after: what came in meanwhile stays.
+    pub fn note_start(&mut self, started: &Self) {
+        if let Some(hold) = started.hold
+            && self.hold.is_none_or(|own| own.until < hold.until)
+        {
+            self.hold = Some(hold);
+        }
+        self.rate = self.rate.max(started.rate);
+    }
+
     /// Our own network was away, not the server: the outage counts as one that `reconnect_spread` is a twentieth of.
     /// Returns how long the first attempt waits.
     pub fn reconnected(
@@ -236,15 +254,19 @@ impl OriginState {
         self.pace.is_on() || self.window.size().is_some()
     }
 
+    /// True when each start keeps its distance from the one before.
+    #[must_use]
+    pub fn is_paced(&self, policy: &OriginPolicy) -> bool {
+        self.pace.is_on() || policy.rate_limit.is_some()
+    }
+
     /// How many more attempts may start when `running` run; nothing = no limit. One at a time while their starts are held apart.
     #[must_use]
     pub fn room(&self, running: usize, policy: &OriginPolicy) -> Option<usize> {
         let room = self.window.size().map(|size| size.saturating_sub(running));
-        let is_paced = self.pace.is_on() || policy.rate_limit.is_some();
-        match room {
-            Some(room) if is_paced => Some(room.min(1)),
-            None if is_paced => Some(1),
-            room => room,
+        match self.is_paced(policy) {
+            true => Some(room.map_or(1, |room| room.min(1))),
+            false => room,
         }
     }
 
@@ -265,7 +287,6 @@ impl OriginState {
         if let Some(hold) = &mut self.hold {
             hold.until = hold.until.min(until);
         }
-        self.troubled_since = self.troubled_since.map(|since| since.min(until));
     }
 }
 

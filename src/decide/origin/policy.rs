@@ -26,7 +26,7 @@ pub struct OriginPolicy {
     /// origin as a whole is in trouble (429, 503, no connection) does not wait for that number. Default: 5.
     pub circuit_breaker: Option<u32>,
     /// After an outage attempts start one at a time, a twentieth of its length apart but at most this, then closer and side by
-    /// side with every good answer. Full speed is back after a quarter of the outage, at most five times this. Default: 30 s.
+    /// side with every good answer. Full speed is back after three tenths of the outage, at most six times this. Default: 30 s.
     pub slow_start: Duration,
     /// How many retries more than first tries, in percent; ten, and one in a minute, are free. A retry over the budget waits.
     /// Default: 20.
@@ -66,6 +66,14 @@ impl OriginPolicy {
             reconnect_spread: Duration::ZERO,
             rate_limit: None,
         }
+    }
+
+    /// The longest time for which these rules hold an origin back.
+    #[must_use]
+    pub fn hold_max(&self) -> Duration {
+        let rate = self.rate_limit.map_or(Duration::ZERO, |limit| limit.per());
+        let throttle = Duration::from_secs(60);
+        (self.slow_start * 3).max(rate).max(throttle)
     }
 
     /// Checks that the rules make sense.

@@ -24,7 +24,7 @@ pub struct RateLimit {
 }
 
 /// How far an origin is ahead of its rate: in microseconds since 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Rate(u64);
 
@@ -33,6 +33,12 @@ impl RateLimit {
     #[must_use]
     pub const fn new(count: u32, per: Duration) -> Self {
         Self { count, per }
+    }
+
+    /// The time.
+    #[must_use]
+    pub const fn per(&self) -> Duration {
+        self.per
     }
 
     /// Checks that attempts can pass.
