@@ -54,10 +54,12 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// The busiest second, in capacities.
-    pub(crate) fn peak(&self, fleet: &Fleet) -> f64 {
-        let peak = self.arrivals.iter().max().copied().unwrap_or(0);
-        f64::from(peak) / f64::from(fleet.capacity())
+    /// The busiest time of so many seconds, in capacities.
+    pub(crate) fn peak(&self, fleet: &Fleet, seconds: u32) -> f64 {
+        let width = usize::try_from(seconds).expect("a few");
+        let sums = self.arrivals.windows(width).map(|window| window.iter().sum());
+        let peak: u32 = sums.max().unwrap_or(0);
+        f64::from(peak) / f64::from(fleet.capacity()) / f64::from(seconds)
     }
 
     /// Arrivals beyond the first one of each request, in requests.
