@@ -57,7 +57,10 @@ impl Outcome {
     /// The busiest time of so many seconds, in capacities.
     pub(crate) fn peak(&self, fleet: &Fleet, seconds: u32) -> f64 {
         let width = usize::try_from(seconds).expect("a few");
-        let sums = self.arrivals.windows(width).map(|window| window.iter().sum());
+        let sums = self
+            .arrivals
+            .windows(width)
+            .map(|window| window.iter().sum());
         let peak: u32 = sums.max().unwrap_or(0);
         f64::from(peak) / f64::from(fleet.capacity()) / f64::from(seconds)
     }

@@ -1,6 +1,7 @@
 //! A good citizen to the server: the circuit opens and half-opens, drains start slowly after an outage, and a restart loop
 //! does not hammer. On fakes and paused time, with the default rules.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use syncvault::clock::Clock;
@@ -17,6 +18,8 @@ struct Rig {
     server: FakeServer,
     clock: TestClock,
     store: MemoryStore,
+    /// Each start throws other dice.
+    starts: Cell<u64>,
 }
 
 impl Rig {
@@ -25,16 +28,18 @@ impl Rig {
             server: FakeServer::new(),
             clock: TestClock::new(),
             store: MemoryStore::new(),
+            starts: Cell::new(0),
         }
     }
 
     fn builder(&self) -> SyncVaultBuilder {
+        self.starts.set(self.starts.get() + 1);
         SyncVault::builder("https://api.example.com")
             .store(self.store.restarted())
             .transport(self.server.transport())
             .connectivity(AlwaysReachable::new())
             .clock(self.clock.clone())
-            .seed(7)
+            .seed(self.starts.get())
     }
 
     async fn open(&self) -> SyncVault {
