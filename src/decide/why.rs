@@ -69,10 +69,12 @@ mod tests {
         let (policy, until) = (OriginPolicy::default(), NOW.after(Duration::from_secs(5)));
         let key = GateKey::Origin(Origin::from_stored("https://a.example:443"));
         let mut gate = Gate::new(key, GateReason::Failing, until, NOW);
-        let mut state = OriginState::default();
-        state.window = Window::after_outage();
         let by = HoldReason::SlowStart;
-        state.hold = Some(Hold { until, by });
+        let mut state = OriginState {
+            window: Window::after_outage(),
+            hold: Some(Hold { until, by }),
+            ..OriginState::default()
+        };
         let reason = GateReason::Failing;
         let told = |gate: &Gate, state: &OriginState, running| {
             why(Some(gate), state, running, &policy, NOW)

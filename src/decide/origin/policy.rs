@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_rule() {
-        let broken: [(&str, fn(&mut OriginPolicy)); 6] = [
+        type Spoil = fn(&mut OriginPolicy);
+        let broken: [(&str, Spoil); 6] = [
             ("circuit_breaker", |p| p.circuit_breaker = Some(0)),
             ("retry_budget", |p| p.retry_budget = Some(1001)),
             ("throttle", |p| p.throttle = Some(0)),

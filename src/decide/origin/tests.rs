@@ -112,8 +112,10 @@ fn an_outage_of_our_own_network_counts_as_a_short_one() {
 
 #[test]
 fn a_rate_limit_holds_after_its_burst() {
-    let mut policy = OriginPolicy::default();
-    policy.rate_limit = Some(RateLimit::new(2, SECOND));
+    let policy = OriginPolicy {
+        rate_limit: Some(RateLimit::new(2, SECOND)),
+        ..OriginPolicy::default()
+    };
     let (mut state, mut dice) = (OriginState::default(), Dice::seeded(1));
     state.started(NOW, &policy, &mut dice);
     assert_eq!(state.held(NOW), None);
