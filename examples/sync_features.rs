@@ -27,7 +27,7 @@ use syncvault::sync::{
 };
 use syncvault::{Delivery, Error, ErrorKind, Outcome, SyncVault};
 
-use support::{Result, Server};
+use support::{Result, Server, impatient};
 
 // ------------------------------------------------------------------------------------------------ the app
 
@@ -270,6 +270,7 @@ async fn main() -> Result {
     let database = Arc::new(Mutex::new(connection));
     let vault = SyncVault::builder(server.url())
         .storage_path(dir.path().join("vault"))
+        .retry_policy(impatient())
         .build()
         .await?;
     let sync = orchestrator(&vault, &database, &path)?;
@@ -353,9 +354,12 @@ fn rows(database: &Database, feature: &str) -> Result<BTreeMap<String, String>> 
 
 // --------------------------------------------------------------------------------------------- the server
 
-/// All rows of all features; each change gets the next version.
+/// The rows of all features, by feature and id.
+type Table = BTreeMap<(String, String), Entry>;
+
+/// All rows, and the newest version: each change gets the next one.
 #[derive(Clone, Default)]
-struct Site(Arc<Mutex<(u64, BTreeMap<(String, String), Entry>)>>);
+struct Site(Arc<Mutex<(u64, Table)>>);
 
 #[derive(Deserialize)]
 struct Range {

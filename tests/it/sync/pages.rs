@@ -150,7 +150,9 @@ async fn a_failure_anywhere_resumes_exactly() {
 }
 
 /// Answers with pages of one item, to cursors that the test made up.
-struct Scripted(fn(Option<&str>) -> Page<()>);
+struct Scripted(Script);
+
+type Script = fn(Option<&str>) -> Page<()>;
 
 impl InitialSync for Scripted {
     type Item = ();
@@ -164,7 +166,7 @@ impl InitialSync for Scripted {
     }
 }
 
-fn scripted(page: fn(Option<&str>) -> Page<()>) -> SyncOrchestrator {
+fn scripted(page: Script) -> SyncOrchestrator {
     let feature = Feature::new("rows", Scripted(page));
     builder().initial(feature).build().expect("built")
 }
@@ -175,7 +177,7 @@ fn one() -> Vec<ServerItem<()>> {
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_does_not_advance_is_an_error() {
-    let loops: [fn(Option<&str>) -> Page<()>; 3] = [
+    let loops: [Script; 3] = [
         |_| Page::more(one(), "same"),
         |at| Page::more(one(), if at == Some("a") { "b" } else { "a" }),
         |at| {
