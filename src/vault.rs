@@ -1,9 +1,14 @@
 //! `SyncVault`, the handle: requests in, queue and dead letters out, watching and control. No flow of its own.
 
+mod connections;
+#[cfg(feature = "sync")]
+mod notes;
 #[cfg(feature = "sqlite")]
 mod outbox;
 mod principals;
 mod why_pending;
+
+pub use connections::ConnectionChanges;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

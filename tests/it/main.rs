@@ -50,5 +50,8 @@ mod store_contract;
 mod store_faults;
 /// Whole-vault stories over real HTTP.
 mod story;
+/// The sync engine's orchestrator.
+#[cfg(feature = "sync")]
+mod sync;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.
 mod transport;

@@ -6,6 +6,7 @@ mod envelope;
 mod key;
 mod keyring;
 mod names;
+mod notes;
 mod pieces;
 mod reencrypt;
 mod restore;
@@ -422,6 +423,28 @@ impl Store for Sealed {
             self.change(|ring| ring.above = Some(keyring))
                 .await
                 .map(drop)
+        })
+    }
+
+    fn note(&self, name: &str) -> StoreFuture<'_, Option<Bytes>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let ring = self.ring()?;
+            let hashed = ring.note(&name);
+            let sealed = self.store.note(&hashed).await?;
+            let open = |sealed: Bytes| ring.open_note(&hashed, &sealed);
+            sealed.map(open).transpose()
+        })
+    }
+
+    fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let ring = self.ring()?;
+            let hashed = ring.note(&name);
+            let seal = |note: Bytes| ring.seal_note(&hashed, &note);
+            let note = note.map(seal).transpose()?;
+            self.store.set_note(&hashed, note).await
         })
     }
 

@@ -23,6 +23,7 @@ mod ladder;
 mod lanes;
 mod lease;
 mod marks;
+mod notes;
 mod open;
 pub(super) mod overlay;
 mod queue;
@@ -552,6 +553,16 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
                 Ok(())
             }),
         }
+    }
+
+    fn note(&self, name: &str) -> StoreFuture<'_, Option<Bytes>> {
+        let key = keys::note(name);
+        self.submit(move |queue| queue.note(&key))
+    }
+
+    fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
+        let key = keys::note(name);
+        self.submit(move |queue| queue.set_note(key, note))
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {
