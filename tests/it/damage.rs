@@ -195,6 +195,33 @@ async fn the_doctor_salvages_as_an_open_does() {
     assert!(again.is_clean(), "{again:?}");
 }
 
+/// A log that lost its end is no error to SQLite: it goes on where it was before, and would send again what was delivered
+/// since. The mark beside it tells. Method: a flipped bit in the first page of the log, so that all of it counts for nothing.
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_counts_for_nothing_is_told() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let (work, dir) = (temp.path().join("work"), temp.path().join("vault"));
+    let kind = Kind {
+        engine: Engine::Sqlite,
+        is_sealed: false,
+    };
+    let originals = fill((kind, Ending::CutOff), &work, &dir, &mut Dice::new(1)).await;
+    let mut log = open_file(&dir.join("vault.db-wal"));
+    log.seek(SeekFrom::Start(200)).expect("seek");
+    log.write_all(&[0xa5; 8]).expect("write");
+    let copied = temp.path().join("copy");
+    copy(&dir, &copied);
+    let vault = Vault {
+        dir,
+        kind,
+        originals,
+    };
+    let mut tally = Tally::default();
+    examine(&vault, &copied, "the log counts for nothing", &mut tally).await;
+    assert_eq!((tally.rebuilt, tally.regressed), (1, 1), "{tally:?}");
+}
+
 /// Damages one file. What was done, in words.
 fn strike(blow: Blow, dir: &Path, blocks: &[(PathBuf, usize)], dice: &mut Dice) -> String {
     match blow {
