@@ -434,8 +434,27 @@ pub(super) fn check_still_there(path: &Path, open: &File) -> Result<()> {
     Err(Error::new(ErrorKind::Storage, text))
 }
 
-#[cfg(unix)]
+/// Asks for numbers only: once a time of the file was asked for, Linux from 6.13 on gives the next write a new one, and
+/// its sync has that to write too.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn is_same_file(path: &Path, open: &File) -> io::Result<bool> {
+    use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
+    let number = |found: Statx| (found.stx_dev_major, found.stx_dev_minor, found.stx_ino);
+    let there = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO);
+    let ours = statx(open, "", AtFlags::EMPTY_PATH, StatxFlags::INO);
+    match (there, ours) {
+        (Err(rustix::io::Errno::NOSYS), _) => has_same_metadata(path, open),
+        (there, ours) => Ok(number(there?) == number(ours?)),
+    }
+}
+
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+fn is_same_file(path: &Path, open: &File) -> io::Result<bool> {
+    has_same_metadata(path, open)
+}
+
+#[cfg(unix)]
+fn has_same_metadata(path: &Path, open: &File) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let (there, ours) = (fs::symlink_metadata(path)?, open.metadata()?);
     Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))

@@ -357,17 +357,16 @@ impl Base for SledBase {
         self.ballast().release()
     }
 
+    /// Key by key: a batch of sled would write its buffer out twice, and readers would wait for all of it.
     fn write(&self, batch: Batch) -> Result<()> {
-        let mut writes = sled::Batch::default();
         for (key, value) in batch {
-            match value {
-                Some(value) => writes.insert(key, &value[..]),
-                None => writes.remove(key),
-            }
+            let written = match value {
+                Some(value) => self.db.insert(key, &value[..]),
+                None => self.db.remove(key),
+            };
+            written.map_err(|e| broken("write to", e))?;
         }
-        self.db
-            .apply_batch(writes)
-            .map_err(|e| broken("write to", e))
+        Ok(())
     }
 
     fn sync(&self) -> Result<()> {

@@ -409,6 +409,10 @@ impl SqliteEngine {
 }
 
 impl Engine for SqliteEngine {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn begin(&mut self) -> Result<bool> {
         self.run("BEGIN IMMEDIATE").map_err(busy)?;
         if self.locks.is_some() {

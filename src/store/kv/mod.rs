@@ -5,6 +5,7 @@ mod advance;
 mod amend;
 mod append;
 mod committer;
+mod crowd;
 mod ending;
 #[cfg(any(feature = "sled", feature = "sqlite"))]
 mod examine;
@@ -109,6 +110,11 @@ pub trait Engine: fmt::Debug {
     /// [`ErrorKind::Storage`] when that fails. After an error the engine is not used any more.
     fn end(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    /// May somebody else write to it? Then a group is not held back once it has begun.
+    fn is_shared(&self) -> bool {
+        false
     }
 
     /// The other processes on the same data; nothing when there can be none.

@@ -37,6 +37,10 @@ impl<E: Engine> Txn<E> {
         self.writes.clear();
     }
 
+    pub(super) fn is_shared(&self) -> bool {
+        self.engine.is_shared()
+    }
+
     pub(super) fn check_room(&mut self) -> Result<()> {
         self.engine.check_room()
     }
