@@ -71,7 +71,7 @@ pub(super) use self::salvage::Sink;
 pub(super) use self::salvage::is_row_of_queue;
 #[cfg(feature = "sqlite")]
 pub(super) use self::within::append_within;
-use super::bodies::{Bodies, FileKind, Orphans};
+use super::bodies::{Bodies, FileKind};
 #[cfg(any(feature = "fjall", feature = "sled"))]
 use super::dir::{QUARANTINE, VaultDir, refuse_links};
 use super::snapshot::{blocking, in_memory, run_blocking};
@@ -404,11 +404,7 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
                 queue.name_run(bodies);
             }
             if let Some(bodies) = bodies.filter(|_| is_first) {
-                let is_whole = opened.is_balanced && opened.report.is_clean();
-                let orphans = match is_whole {
-                    true => Orphans::Remove,
-                    false => Orphans::SetAside,
-                };
+                let orphans = queue.orphans(opened.is_balanced)?;
                 queue.sweep(&bodies, orphans)?;
             }
             Ok(opened)

@@ -35,6 +35,9 @@ pub(super) struct Run {
     /// What is being put back and is not all there yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) restoring: Option<String>,
+    /// It was built anew, and what lies beside it was not looked through since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_salvaged: bool,
 }
 
 /// Everything that is counted, one row.
@@ -73,6 +76,7 @@ pub(super) fn digest(id: ActionId, revision: u64) -> u64 {
 pub(super) struct Before {
     epoch: u64,
     direct: HashMap<Lane, HashSet<ActionId>>,
+    report: OpenReport,
 }
 
 #[derive(Debug)]
@@ -169,6 +173,7 @@ impl<E: Engine> Queue<E> {
         Before {
             epoch: self.epoch,
             direct: self.direct.clone(),
+            report: self.report.clone(),
         }
     }
 
@@ -178,6 +183,7 @@ impl<E: Engine> Queue<E> {
         self.garbage.clear();
         self.epoch = before.epoch;
         self.direct = before.direct;
+        self.report = before.report;
         self.is_stale = true;
         Ok(())
     }
