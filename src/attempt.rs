@@ -11,13 +11,14 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::action::{ActionId, Answer, Body, DeadReason, Origin, Record, StoredRequest, WireState};
+use crate::clock::Timestamp;
 use crate::decide::{
-    Counted, DeadLane, FailureKind, Gate, GateKey, Observation, Observed, OriginWell, Plan,
-    REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, follow, is_good_answer,
-    key_header_value, plan, verdict,
+    Counted, DeadLane, Expects, FailureKind, Gate, GateKey, Observation, Observed, OriginWell,
+    Plan, PortalGuard, REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, follow,
+    is_good_answer, key_header_value, plan, verdict,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::parts::Parts;
+use crate::parts::{GateBook, Guards, Parts, is_portal};
 use crate::payload::{Damage, check_files, load, streamed};
 use crate::store::{Leased, Settle};
 use crate::transport::{Keep, TransportFailure, keep};
@@ -400,6 +401,15 @@ pub(crate) fn conclude(
     observation.wire_before = wire_before;
     observation.credentials = exchange.stamp;
     observation.origin_well_since = well;
+    let guard = parts.options.guards.of(&record.origin);
+    look_for_portal(
+        &mut observation,
+        guard,
+        &gates,
+        record,
+        outgoing,
+        parts.options.expects_json,
+    );
     let own = parts.options.classifier.as_ref().and_then(|classifier| {
         let classify = AssertUnwindSafe(|| classifier.classify(&observation));
         catch_unwind(classify).unwrap_or_else(|_| {
@@ -428,17 +438,74 @@ pub(crate) fn conclude(
         GateKey::Principal(principal) => !parts.is_active(principal.as_deref()),
         GateKey::Origin(_) => false,
     });
-    if observation.observed.status().is_some_and(is_good_answer) {
-        gates.answered_well(&record.origin, now);
-    }
-    if let Some(gate) = &plan.gate {
-        gates.set(gate.clone());
-    }
+    let learned = Learned {
+        record,
+        outgoing,
+        observed: &observation.observed,
+        plan: &plan,
+        now,
+    };
+    learned.note(&parts.options.guards, &mut gates);
     tracing::debug!(
         action = %record.id, attempt = record.attempts, status = plan.status, verdict = ?verdict,
         "attempt judged"
     );
     plan
+}
+
+fn look_for_portal(
+    observation: &mut Observation<'_>,
+    guard: Option<&PortalGuard>,
+    gates: &GateBook,
+    record: &Record,
+    outgoing: &Outgoing,
+    vault_says_json: bool,
+) {
+    let Some(guard) = guard else { return };
+    let request = &outgoing.request;
+    let expects = Expects::of(request.expects_json, vault_says_json, &request.headers);
+    observation.expects = expects;
+    observation.portal = guard.sign(&request.url, &observation.observed, expects);
+    if record.portal.is_some() {
+        observation.portal_doubt = gates.portal_doubt(&record.origin, record.previous_attempt);
+    }
+}
+
+/// What an attempt tells of its origin.
+struct Learned<'a> {
+    record: &'a Record,
+    outgoing: &'a Outgoing,
+    observed: &'a Observed<'a>,
+    plan: &'a Plan,
+    now: Timestamp,
+}
+
+impl Learned<'_> {
+    fn note(&self, guards: &Guards, gates: &mut GateBook) {
+        let origin = &self.record.origin;
+        let is_good = self.observed.status().is_some_and(is_good_answer);
+        if is_good && self.plan.portal.is_none() {
+            gates.answered_well(origin, self.now);
+            if guards.of(origin).is_some_and(|guard| self.is_proof(guard)) {
+                let asked = self.record.last_attempt.unwrap_or(self.now);
+                gates.proved(origin, asked, self.now);
+            }
+        }
+        if let Some(gate) = &self.plan.gate {
+            let was_known = gates.origin(origin).is_some_and(is_portal);
+            gates.set(gate.clone());
+            if self.plan.portal.is_some() {
+                gates.portal_met(gate, was_known, guards);
+            }
+        }
+    }
+
+    /// Would it be no sign of a login page even if JSON had been asked for?
+    fn is_proof(&self, guard: &PortalGuard) -> bool {
+        let url = &self.outgoing.request.url;
+        let sign = guard.sign(url, self.observed, Expects::JsonByAccept);
+        sign.is_none()
+    }
 }
 
 /// Runs the attempt of a leased action and reports its end.
@@ -491,6 +558,7 @@ impl Reporter {
             settlement,
             wire: wire_before,
             gate: None,
+            portal: None,
             status: None,
             error,
         };
@@ -508,6 +576,7 @@ pub(crate) fn finished(record: &Record, plan: Plan, answer: Option<Answer>) -> F
         epoch,
         result: plan.settlement,
         wire: plan.wire,
+        portal: plan.portal,
         status: plan.status,
         error: plan.error,
         answer,

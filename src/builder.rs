@@ -5,6 +5,7 @@ mod check;
 mod encrypting;
 mod files;
 mod opening;
+mod portal;
 mod rules;
 mod starting;
 
@@ -33,6 +34,7 @@ use crate::vault::SyncVault;
 
 use check::{bad, is_loopback, is_taken, option, parse_url, within};
 use opening::{open, open_store};
+use portal::Portals;
 use rules::Rules;
 
 /// How long a body may be, unless the app says otherwise.
@@ -76,6 +78,7 @@ pub struct SyncVaultBuilder {
     event_buffer: usize,
     draining: Draining,
     allowed: Vec<String>,
+    portals: Portals,
     desk: Option<CredentialDesk>,
     classifier: Option<Arc<dyn Classifier>>,
     lane_by: Option<LaneRule>,
@@ -136,6 +139,7 @@ impl SyncVaultBuilder {
             event_buffer: 1024,
             draining: Draining::default(),
             allowed: Vec::new(),
+            portals: Portals::default(),
             desk: None,
             classifier: None,
             lane_by: None,
@@ -494,6 +498,8 @@ impl SyncVaultBuilder {
             ));
         }
         Ok(Options {
+            guards: self.guards(&base)?,
+            expects_json: self.portals.expects_json,
             base_origin: Origin::of(&base)?,
             base,
             allowed_origins,
@@ -549,11 +555,7 @@ impl SyncVaultBuilder {
         };
         let connectivity = match self.connectivity.take() {
             Some(connectivity) => connectivity,
-            None if is_loopback(&options.base) => {
-                let client = reqwest::Client::builder().no_proxy();
-                Arc::new(ProbeConnectivity::from_builder(client)?.with_base_url(&options.base))
-            }
-            None => Arc::new(ProbeConnectivity::new()?.with_base_url(&options.base)),
+            None => Arc::new(probing(options)?),
         };
         Ok(Seams {
             store,
@@ -563,4 +565,17 @@ impl SyncVaultBuilder {
             desk: self.desk.take(),
         })
     }
+}
+
+/// Probes that know the guards.
+fn probing(options: &Options) -> Result<ProbeConnectivity> {
+    let probe = match is_loopback(&options.base) {
+        true => ProbeConnectivity::from_builder(reqwest::Client::builder().no_proxy())?,
+        false => ProbeConnectivity::new()?,
+    };
+    let guards = options.guards.all();
+    let guarded = guards.fold(probe, |probe, (origin, guard)| {
+        probe.with_portal_guard(origin.clone(), guard.clone())
+    });
+    Ok(guarded.with_base_url(&options.base))
 }

@@ -220,7 +220,9 @@ impl Desk {
                 Ok(Outcome::Sent(response))
             }
             (settlement, _) => {
-                let record = after_failure(record, settlement, plan.wire, plan.status, plan.error);
+                let mut record =
+                    after_failure(record, settlement, plan.wire, plan.status, plan.error);
+                record.portal = plan.portal;
                 self.queue(record, body).await.map(Outcome::Queued)
             }
         };
@@ -259,8 +261,14 @@ impl Desk {
         }
         let record = draft.record(&body, parts.now())?;
         let outgoing = draft.outgoing(&record, &body);
-        let (_, _, exchange) = self.try_once(record, &outgoing).await;
+        let (_, plan, exchange) = self.try_once(record, &outgoing).await;
         drop(turn);
+        if let Some(sign) = plan.portal {
+            let text = format!(
+                "a login page of the network seems to stand before the server ({sign}), and the request may not be queued"
+            );
+            return Err(Error::new(ErrorKind::Portal, text));
+        }
         exchange.result.map(Outcome::Sent).map_err(|failure| {
             let text = format!(
                 "the request got no answer ({}), and may not be queued",

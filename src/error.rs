@@ -31,6 +31,9 @@ pub enum ErrorKind {
     CredentialsInRequest,
     /// The server could not be reached and the request may not be queued. Nothing was kept.
     Unreachable,
+    /// A login page of the network answered in the server's place, and the request may not be queued. Nothing was kept. Log in
+    /// to the network.
+    Portal,
     /// The time given to the call ran out.
     Timeout,
     /// The id is not known (any more).

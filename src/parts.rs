@@ -1,6 +1,7 @@
 //! The parts of a running vault that everybody shares: the four seams, the options, the event hub,
 //! and what is known about gates. No flow of its own.
 
+mod portal;
 mod principals;
 
 use std::collections::HashMap;
@@ -27,6 +28,8 @@ use crate::event::{EventHub, EventKind};
 use crate::store::{Amend, Amended, Limits, Query, Retention, Store};
 use crate::transport::{CredentialDesk, Transport};
 
+use portal::Testimony;
+pub(crate) use portal::{Guards, is_portal};
 pub(crate) use principals::Principals;
 
 /// A dead letter: an action that will not be tried again until somebody acts.
@@ -52,6 +55,8 @@ pub enum Connection {
     Online,
     /// The base origin could not be reached, or the app said so.
     Offline,
+    /// A login page of the network stands before a server: somebody has to log in to the network.
+    Portal,
 }
 
 /// What the app says about the network.
@@ -98,6 +103,9 @@ pub(crate) struct Options {
     pub(crate) key_header: HeaderName,
     pub(crate) key_form: KeyForm,
     pub(crate) draining: Draining,
+    pub(crate) guards: Guards,
+    /// Every request expects JSON, unless its `Accept` names HTML.
+    pub(crate) expects_json: bool,
     /// Everything is sealed on disk: credentials may be stored.
     pub(crate) is_sealed: bool,
     pub(crate) classifier: Option<Arc<dyn Classifier>>,
@@ -166,6 +174,10 @@ pub(crate) struct Parts {
 pub(crate) struct GateBook {
     gates: HashMap<GateKey, Gate>,
     well: HashMap<Origin, Timestamp>,
+    testimony: HashMap<Origin, Testimony>,
+    /// Changed, and not written yet.
+    unsaved: Vec<GateKey>,
+    is_portal_passed: bool,
 }
 
 impl GateBook {
@@ -176,7 +188,7 @@ impl GateBook {
             .collect();
         Self {
             gates,
-            well: HashMap::new(),
+            ..Self::default()
         }
     }
 
@@ -327,7 +339,13 @@ impl Parts {
     /// May a request to `origin` on behalf of `principal` be tried right now?
     pub(crate) fn may_try(&self, origin: &Origin, principal: Option<&str>) -> bool {
         let now = self.now();
-        self.opens_at(origin, principal, now) == Some(now)
+        self.opens_at(origin, principal, now) == Some(now) && !self.awaits_probe(origin)
+    }
+
+    /// A login page was met: a probe must go first. When the app says that the network is there, time decides.
+    pub(crate) fn awaits_probe(&self, origin: &Origin) -> bool {
+        *self.mode.borrow() == ConnectivityMode::Auto
+            && self.gates().portal_before(origin).is_some()
     }
 
     /// When the gates of a request are open, at `now` or later; nothing while the app holds everything back.
@@ -360,7 +378,7 @@ impl Parts {
             }
             None => true,
         };
-        if !is_awaited || record.expires.is_some() {
+        if !is_awaited || record.expires.is_some() || self.awaits_probe(&record.origin) {
             self.wake.notify_one();
         }
     }
@@ -373,9 +391,12 @@ impl Parts {
 
     /// Recomputes whether the base origin is believed to be there, and tells who watches.
     pub(crate) fn refresh_connection(&self) {
+        let is_behind_portal = self.gates().is_any_behind_portal();
+        self.hub.set_portal(is_behind_portal);
         let belief = match *self.mode.borrow() {
             ConnectivityMode::Offline => Connection::Offline,
             ConnectivityMode::Online => Connection::Online,
+            ConnectivityMode::Auto if is_behind_portal => Connection::Portal,
             ConnectivityMode::Auto => {
                 let gates = self.gates();
                 let gate = gates.origin(&self.options.base_origin);

@@ -224,6 +224,16 @@ impl RequestBuilder {
         })
     }
 
+    /// An HTML page cannot be the answer: one that comes in its place is that of a network which wants a login, and no
+    /// delivery. Default: what the vault's [`expect_json`](crate::SyncVaultBuilder::expect_json) says; without that, a hint is an
+    /// `Accept` header that names JSON.
+    pub fn expect_json(self) -> Self {
+        self.edit(|request| {
+            request.expects_json = true;
+            Ok(())
+        })
+    }
+
     /// The total time one attempt may take. Default: that of the vault.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.edit(|request| {

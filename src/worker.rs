@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use crate::action::{ActionId, Answer, Origin, Record, State};
 use crate::attempt::{self, Finished, Report, Reporter};
 use crate::clock::Timestamp;
-use crate::connectivity::{NetworkChanges, Reach};
-use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settlement, open_gate};
+use crate::connectivity::NetworkChanges;
+use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Draining, Parts, sleep_until};
@@ -28,7 +28,7 @@ use crate::store::{Advance, Advanced, Amend, Lease, Leased, Settle, Urgency};
 use ending::Stopping;
 use pass::Passes;
 pub use pass::{DrainReport, Stopped};
-use probing::{Probed, Probing};
+use probing::Probing;
 
 /// What the handle asks of the worker.
 #[derive(Debug)]
@@ -161,6 +161,7 @@ impl Worker {
     /// Settles what finished and leases what may go, in one commit; then publishes and starts.
     async fn step(&mut self) -> Result<()> {
         self.notice_clock_jump().await?;
+        self.heed_portals();
         let lease = self.lease_request();
         let has_news = !self.finished.is_empty() || !self.gates.is_empty();
         if !has_news && !self.is_hungry {
@@ -185,6 +186,9 @@ impl Worker {
         }
         self.is_hungry = !done.expired.is_empty();
         self.set_timer(&done, may_lease.then_some(looked));
+        if may_lease && done.totals.counts.pending > 0 {
+            self.look_at_portals();
+        }
         self.publish(&done);
         let leased_any = !done.leased.is_empty();
         self.start(done.leased);
@@ -248,13 +252,17 @@ impl Worker {
         self.running.values().filter(|r| !r.is_direct).count()
     }
 
-    /// An origin in trouble gets one attempt at a time, until it answers well.
+    /// An origin in trouble gets one attempt at a time, until it answers well; one behind a login page none before a probe.
     fn origin_slots(&self) -> Vec<(Origin, usize)> {
+        let is_probed = *self.parts.mode.borrow() == ConnectivityMode::Auto;
         let gates = self.parts.gates();
         let slots = gates.troubled().filter_map(|gate| match &gate.key {
             GateKey::Origin(origin) => {
                 let is_tried = self.running.values().any(|r| r.origin == *origin);
-                Some((origin.clone(), usize::from(!is_tried)))
+                let is_held = is_probed
+                    && gates.portal_before(origin).is_some()
+                    && !self.forced.contains(origin);
+                Some((origin.clone(), usize::from(!is_tried && !is_held)))
             }
             _ => None,
         });
@@ -414,7 +422,7 @@ impl Worker {
             Some(Control::Drain(reply)) => {
                 self.passes.join(reply);
                 // Called by hand: the caller may know better than our belief.
-                self.forced = self.origins_closed_for(GateReason::Unreachable);
+                self.forced = self.origins_away();
                 self.is_hungry = true;
             }
             Some(Control::Hint) => {
@@ -434,40 +442,14 @@ impl Worker {
         }
     }
 
-    fn origins_closed_for(&self, reason: GateReason) -> Vec<Origin> {
+    /// The origins that are not reached.
+    fn origins_away(&self) -> Vec<Origin> {
         let gates = self.parts.gates();
         let origins = gates.troubled().filter_map(|gate| match &gate.key {
-            GateKey::Origin(origin) if gate.reason == reason => Some(origin.clone()),
+            GateKey::Origin(origin) if gate.reason.is_absence() => Some(origin.clone()),
             _ => None,
         });
         origins.collect()
-    }
-
-    /// Asks each unreachable origin whether it is back. Only when something hinted at it.
-    fn probe(&mut self) {
-        if *self.parts.mode.borrow() == ConnectivityMode::Auto {
-            for origin in self.origins_closed_for(GateReason::Unreachable) {
-                self.probing.start(&self.parts, origin);
-            }
-        }
-    }
-
-    fn on_probed(&mut self, probed: Probed) {
-        let Probed { origin, reach } = probed;
-        tracing::debug!(%origin, ?reach, "probed");
-        let now = self.parts.now();
-        let mut gates = self.parts.gates();
-        if reach == Reach::Reachable {
-            gates.answered_well(&origin, now);
-        }
-        if matches!(reach, Reach::Reachable | Reach::Troubled)
-            && let Some(gate) = gates.origin(&origin)
-        {
-            let gate = open_gate(gate.clone(), now);
-            gates.set(gate.clone());
-            self.gates.push(gate);
-        }
-        self.is_hungry = true;
     }
 
     /// Ends the pass for who waits for it, when nothing runs and nothing more can go now.
@@ -477,7 +459,7 @@ impl Worker {
         }
         let counts = *self.parts.hub.status().counts();
         let is_offline = *self.parts.mode.borrow() == ConnectivityMode::Offline;
-        let is_away = !self.origins_closed_for(GateReason::Unreachable).is_empty();
+        let is_away = !self.origins_away().is_empty();
         let stopped = match next_due {
             _ if self.stopping.is_some() => Stopped::Closed,
             _ if self.parts.is_paused() => Stopped::Paused,

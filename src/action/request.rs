@@ -24,6 +24,8 @@ pub struct StoredRequest {
     pub timeout: Option<Duration>,
     /// A word of the app, for finding it again.
     pub tag: Option<String>,
+    /// The app said that an HTML page cannot be the answer.
+    pub expects_json: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,6 +41,8 @@ struct Encoded<'a> {
     sensitive: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tag: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    expects_json: bool,
 }
 
 /// A header value: text where it is text, bytes where it is not.
@@ -59,6 +63,7 @@ impl StoredRequest {
             headers: HeaderMap::new(),
             timeout: None,
             tag: None,
+            expects_json: false,
         }
     }
 
@@ -81,6 +86,7 @@ impl StoredRequest {
                 .timeout
                 .map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
             tag: self.tag.clone(),
+            expects_json: self.expects_json,
         };
         serde_json::to_vec(&encoded).map_err(|e| unusable("cannot be encoded").with_source(e))
     }
@@ -122,6 +128,7 @@ impl StoredRequest {
             headers,
             timeout: encoded.timeout_ms.map(Duration::from_millis),
             tag: encoded.tag,
+            expects_json: encoded.expects_json,
         })
     }
 }
@@ -179,6 +186,7 @@ mod tests {
         );
         request.timeout = Some(Duration::from_millis(1500));
         request.tag = Some("t".into());
+        request.expects_json = true;
         let bytes = request.encode().expect("encode");
         assert_eq!(StoredRequest::decode(&bytes).expect("decode"), request);
     }

@@ -38,6 +38,8 @@ impl fmt::Debug for GateKey {
 pub enum GateReason {
     /// The server could not be reached.
     Unreachable,
+    /// A login page of the network stands before the server.
+    Portal,
     /// The server said: too many requests (429).
     RateLimited,
     /// The server, or what stands before it, said: not now (502, 503, 504, 520-530).
@@ -47,6 +49,12 @@ pub enum GateReason {
 }
 
 impl GateReason {
+    /// True when nothing is known of the server itself: it was not reached.
+    #[must_use]
+    pub fn is_absence(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Portal)
+    }
+
     /// True when the server, or what stands before it, asked for the wait: only time opens such a gate.
     fn is_word_of_server(self) -> bool {
         matches!(self, Self::RateLimited | Self::Unavailable)
@@ -120,14 +128,14 @@ pub fn open_gate(mut gate: Gate, now: Timestamp) -> Gate {
 /// One gate from two results of one step, or from a gate and a result of an attempt that was under way when it closed.
 ///
 /// - What the server asked for stays: neither a good answer nor an unreachable server makes that wait shorter.
-/// - Any answer ends an older "unreachable".
+/// - Any answer ends an older "unreachable", or "portal".
 /// - Of two closings for the same kind of reason: the newer reason, the longer wait.
 #[must_use]
 pub fn merge_gates(older: Gate, newer: Gate) -> Gate {
     let at = newer.changed;
     match (older.is_closed(at), newer.is_closed(at)) {
         (false, _) => newer,
-        (true, false) if older.reason == GateReason::Unreachable => newer,
+        (true, false) if older.reason.is_absence() => newer,
         (true, false) => older,
         (true, true) => longer(older, newer),
     }
@@ -135,8 +143,8 @@ pub fn merge_gates(older: Gate, newer: Gate) -> Gate {
 
 fn longer(older: Gate, newer: Gate) -> Gate {
     let reason = match (older.reason, newer.reason) {
-        (GateReason::Unreachable, reason) if reason != GateReason::Unreachable => return newer,
-        (reason, GateReason::Unreachable) => reason,
+        (old, new) if old.is_absence() && !new.is_absence() => return newer,
+        (old, new) if !old.is_absence() && new.is_absence() => old,
         (_, newest) => newest,
     };
     let failures = older.failures.max(newer.failures);

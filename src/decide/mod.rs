@@ -8,25 +8,29 @@ mod jump;
 mod key;
 mod plan;
 mod policy;
+mod portal;
 mod redirect;
 mod retry_after;
 mod settlement;
 mod storable;
 mod verdict;
 
+pub use crate::action::PortalSign;
 pub use backoff::Backoff;
 pub use dice::Dice;
 pub use failure::FailureKind;
 pub use gate::{Gate, GateKey, GateReason, merge_gates, open_gate};
 pub use jump::{ClockWatch, Jump};
 pub use key::{KEY_BYTES_MAX, KeyForm, check_key, key_from_header, key_header_value};
+pub(crate) use plan::{Closing, close_gate};
 pub use plan::{Plan, Situation, plan};
 pub use policy::RetryPolicy;
+pub use portal::{Expects, PortalGuard, awaits_probe, gate_beside};
 pub use redirect::{REDIRECTS_MAX, Redirect, follow};
 pub use retry_after::retry_after;
 pub use settlement::{Counted, DeadLane, Settlement};
 pub use storable::{is_credential, split_credentials};
 pub use verdict::{
-    Classifier, Observation, Observed, OriginWell, RetryScope, Stamp, Verdict, is_good_answer,
-    verdict,
+    Classifier, Observation, Observed, OriginWell, PortalDoubt, RetryScope, Stamp, Verdict,
+    is_good_answer, verdict,
 };

@@ -7,7 +7,7 @@ use super::{
     Backoff, Counted, Dice, FailureKind, Gate, GateKey, GateReason, Observed, RetryPolicy,
     RetryScope, Settlement, Verdict, is_good_answer, merge_gates,
 };
-use crate::action::{DeadReason, Record, WireState};
+use crate::action::{DeadReason, PortalSign, Record, WireState};
 use crate::clock::Timestamp;
 
 /// The wait after a shortage of this machine: short, and never zero.
@@ -42,6 +42,8 @@ pub struct Plan {
     pub wire: WireState,
     /// The gate to set, of the origin or of the principal; nothing = none changes.
     pub gate: Option<Gate>,
+    /// The sign of a login page, if that is what was met.
+    pub portal: Option<PortalSign>,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
     /// What went wrong, in words without any content of the request.
@@ -65,8 +67,16 @@ pub fn plan(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) ->
         gate: gate_after(situation, policy, dice),
         settlement: settlement(situation, policy, dice),
         wire: wire_after(situation),
+        portal: sign_of(situation),
         status: situation.observed.status(),
         error: error_text(situation),
+    }
+}
+
+fn sign_of(situation: &Situation<'_>) -> Option<PortalSign> {
+    match situation.verdict {
+        Verdict::Portal(sign) => Some(*sign),
+        _ => None,
     }
 }
 
@@ -99,6 +109,7 @@ fn settlement(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) 
             ..
         } => behind_gate(situation, policy, *counts, dice),
         Verdict::Unreachable => behind_gate(situation, policy, policy.unreachable, dice),
+        Verdict::Portal(_) => behind_gate(situation, policy, Counted::No, dice),
         Verdict::Hold => behind_gate(situation, policy, Counted::No, dice),
     }
 }
@@ -187,6 +198,7 @@ fn gate_after(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) 
             *after,
         ),
         Verdict::Unreachable => (origin(), situation.gate, GateReason::Unreachable, None),
+        Verdict::Portal(_) => (origin(), situation.gate, GateReason::Portal, None),
         Verdict::Hold => (
             GateKey::Principal(record.principal.clone()),
             situation.principal_gate,
@@ -196,17 +208,38 @@ fn gate_after(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) 
         _ => return reset_after(situation),
     };
     let told = told_wait(after, dice);
-    let failures = failures_after(old, situation.now);
+    let closing = Closing { key, reason, told };
+    Some(close_gate(old, closing, situation.now, policy, dice))
+}
+
+/// What a gate closes for.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    pub(crate) key: GateKey,
+    pub(crate) reason: GateReason,
+    /// What the server asked for.
+    pub(crate) told: Duration,
+}
+
+/// The gate after one more closing: it waits longer each time.
+pub(crate) fn close_gate(
+    old: Option<&Gate>,
+    closing: Closing,
+    now: Timestamp,
+    policy: &RetryPolicy,
+    dice: &mut Dice,
+) -> Gate {
+    let failures = failures_after(old, now);
     let previous = Duration::from_millis(old.map_or(0, |gate| gate.backoff_ms));
     let wait = policy
         .origin_backoff
         .delay(failures, previous, dice)
-        .max(told);
+        .max(closing.told);
     let backoff_ms = whole_millis(wait).max(1);
-    let mut gate = Gate::new(key, reason, later(situation.now, backoff_ms), situation.now);
+    let mut gate = Gate::new(closing.key, closing.reason, later(now, backoff_ms), now);
     gate.failures = failures;
     gate.backoff_ms = backoff_ms;
-    Some(beside(old, gate))
+    beside(old, gate)
 }
 
 fn failures_after(old: Option<&Gate>, now: Timestamp) -> u32 {
@@ -221,7 +254,7 @@ fn reset_after(situation: &Situation<'_>) -> Option<Gate> {
     let status = situation.observed.status()?;
     let is_good = is_good_answer(status) || *situation.verdict == Verdict::Delivered;
     // Whatever it answered: it was reached.
-    let is_reset = |gate: &&Gate| is_good || gate.reason == GateReason::Unreachable;
+    let is_reset = |gate: &&Gate| is_good || gate.reason.is_absence();
     let gate = situation.gate.filter(is_reset);
     let principal_gate = situation
         .principal_gate
@@ -269,7 +302,8 @@ fn wire_after(situation: &Situation<'_>) -> WireState {
     };
     match situation.verdict {
         Verdict::Delivered | Verdict::Reject(_) => WireState::Answered,
-        Verdict::Unreachable => WireState::MaybeSent,
+        Verdict::Portal(sign) if sign.is_certain() => situation.wire_before,
+        Verdict::Unreachable | Verdict::Portal(_) => WireState::MaybeSent,
         _ if situation.wire_before == WireState::MaybeSent => WireState::MaybeSent,
         _ if is_word_of_a_gateway(status) => WireState::MaybeSent,
         _ => WireState::Answered,
@@ -283,6 +317,9 @@ fn is_word_of_a_gateway(status: u16) -> bool {
 
 fn error_text(situation: &Situation<'_>) -> Option<String> {
     match (situation.observed, situation.verdict) {
+        (Observed::Answer { status, .. }, Verdict::Portal(sign)) => {
+            Some(format!("status {status}, not from the server: {sign}"))
+        }
         (Observed::Failure(kind), _) => Some(kind.to_string()),
         (Observed::Answer { .. }, Verdict::Delivered) => None,
         (Observed::Answer { status, .. }, Verdict::Unreachable) => {

@@ -27,6 +27,8 @@ mod layout;
 /// The outbox: a request in the app's own transaction.
 #[cfg(feature = "sqlite")]
 mod outbox;
+/// Login pages of networks.
+mod portal;
 /// Power cuts, with root and a loop device only.
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod power_cut;

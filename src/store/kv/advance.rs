@@ -89,6 +89,7 @@ impl<E: Engine> Queue<E> {
         record.wire = settle.wire;
         record.last_status = settle.status.or(record.last_status);
         record.last_error = settle.error;
+        record.portal = settle.portal;
         if let Some(answer) = answer {
             self.put_answer(&mut record, &answer)?;
         }
