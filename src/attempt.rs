@@ -1,6 +1,9 @@
 //! One attempt: build the request, stamp credentials, send, judge what came back. It writes nothing:
 //! it ends in a [`Finished`], which the worker settles. A dropped or panicked attempt still reports.
 
+mod portal;
+mod verify;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +14,18 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::action::{ActionId, Answer, Body, DeadReason, Origin, Record, StoredRequest, WireState};
-use crate::clock::Timestamp;
 use crate::decide::{
-    Counted, DeadLane, Expects, FailureKind, Gate, GateKey, Observation, Observed, OriginWell,
-    Plan, PortalGuard, REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, follow,
-    is_good_answer, key_header_value, plan, verdict,
+    Counted, DeadLane, FailureKind, Gate, GateKey, Observation, Observed, OriginWell, Plan,
+    REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, follow, key_header_value, plan, verdict,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::parts::{GateBook, Guards, Parts, is_portal};
+use crate::parts::Parts;
 use crate::payload::{Damage, check_files, load, streamed};
 use crate::store::{Leased, Settle};
 use crate::transport::{Keep, TransportFailure, keep};
+
+use portal::{Learned, look_for_portal};
+use verify::verified;
 
 /// A request that can be put on the wire, again and again with the same bytes.
 #[derive(Clone, Debug)]
@@ -453,61 +457,6 @@ pub(crate) fn conclude(
     plan
 }
 
-fn look_for_portal(
-    observation: &mut Observation<'_>,
-    guard: Option<&PortalGuard>,
-    gates: &GateBook,
-    record: &Record,
-    outgoing: &Outgoing,
-    vault_says_json: bool,
-) {
-    let Some(guard) = guard else { return };
-    let request = &outgoing.request;
-    let expects = Expects::of(request.expects_json, vault_says_json, &request.headers);
-    observation.expects = expects;
-    observation.portal = guard.sign(&request.url, &observation.observed, expects);
-    if record.portal.is_some() {
-        observation.portal_doubt = gates.portal_doubt(&record.origin, record.previous_attempt);
-    }
-}
-
-/// What an attempt tells of its origin.
-struct Learned<'a> {
-    record: &'a Record,
-    outgoing: &'a Outgoing,
-    observed: &'a Observed<'a>,
-    plan: &'a Plan,
-    now: Timestamp,
-}
-
-impl Learned<'_> {
-    fn note(&self, guards: &Guards, gates: &mut GateBook) {
-        let origin = &self.record.origin;
-        let is_good = self.observed.status().is_some_and(is_good_answer);
-        if is_good && self.plan.portal.is_none() {
-            gates.answered_well(origin, self.now);
-            if guards.of(origin).is_some_and(|guard| self.is_proof(guard)) {
-                let asked = self.record.last_attempt.unwrap_or(self.now);
-                gates.proved(origin, asked, self.now);
-            }
-        }
-        if let Some(gate) = &self.plan.gate {
-            let was_known = gates.origin(origin).is_some_and(is_portal);
-            gates.set(gate.clone());
-            if self.plan.portal.is_some() {
-                gates.portal_met(gate, was_known, guards);
-            }
-        }
-    }
-
-    /// Would it be no sign of a login page even if JSON had been asked for?
-    fn is_proof(&self, guard: &PortalGuard) -> bool {
-        let url = &self.outgoing.request.url;
-        let sign = guard.sign(url, self.observed, Expects::JsonByAccept);
-        sign.is_none()
-    }
-}
-
 /// Runs the attempt of a leased action and reports its end.
 pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
     let Leased {
@@ -527,6 +476,9 @@ pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
             );
         }
     };
+    if let Some(plan) = verified(&parts, &record, wire_before, &outgoing).await {
+        return reporter.finish(finished(&record, plan, None));
+    }
     let exchange = exchange(&parts, &outgoing).await;
     let plan = conclude(&parts, &record, wire_before, &outgoing, &exchange);
     let is_kept = matches!(

@@ -8,6 +8,7 @@ mod opening;
 mod portal;
 mod rules;
 mod starting;
+mod window;
 
 use std::fmt;
 use std::future::Future;
@@ -24,7 +25,9 @@ use crate::decide::{Backoff, Classifier, Counted, DeadLane, KeyForm, RetryPolicy
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::parts::{DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams};
+use crate::parts::{
+    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams, VerifyHook,
+};
 use crate::request::{check_url, word};
 use crate::store::{Amend, Limits, Retention, Store};
 use crate::transport::{
@@ -36,6 +39,7 @@ use check::{bad, is_loopback, is_taken, option, parse_url, within};
 use opening::{open, open_store};
 use portal::Portals;
 use rules::Rules;
+use window::KEY_WINDOW;
 
 /// How long a body may be, unless the app says otherwise.
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -79,6 +83,8 @@ pub struct SyncVaultBuilder {
     draining: Draining,
     allowed: Vec<String>,
     portals: Portals,
+    key_window: Option<Duration>,
+    verify: Option<VerifyHook>,
     desk: Option<CredentialDesk>,
     classifier: Option<Arc<dyn Classifier>>,
     lane_by: Option<LaneRule>,
@@ -140,6 +146,8 @@ impl SyncVaultBuilder {
             draining: Draining::default(),
             allowed: Vec::new(),
             portals: Portals::default(),
+            key_window: Some(KEY_WINDOW),
+            verify: None,
             desk: None,
             classifier: None,
             lane_by: None,
@@ -511,6 +519,8 @@ impl SyncVaultBuilder {
             retention: self.retention,
             key_header,
             key_form: self.key_form,
+            key_window: self.key_window,
+            verify: self.verify.take(),
             draining: self.draining,
             classifier: self.classifier.take(),
             is_sealed: self.seal.is_some(),

@@ -127,7 +127,9 @@ pub use dispatch::{Delivery, Outcome};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
 pub use listing::{Listing, Paging};
-pub use parts::{Connection, ConnectivityMode, DeadLetter, Draining};
+pub use parts::{
+    Connection, ConnectivityMode, DeadLetter, Draining, IntoVerified, Unsure, Verified, VerifyError,
+};
 pub use payload::{Compression, Form, FormPart};
 pub use request::RequestBuilder;
 pub use reqwest;

@@ -3,6 +3,7 @@
 
 mod portal;
 mod principals;
+mod verify;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,6 +32,8 @@ use crate::transport::{CredentialDesk, Transport};
 use portal::Testimony;
 pub(crate) use portal::{Guards, is_portal};
 pub(crate) use principals::Principals;
+pub use verify::{IntoVerified, Unsure, Verified, VerifyError};
+pub(crate) use verify::{ReadBody, VerifyHook};
 
 /// A dead letter: an action that will not be tried again until somebody acts.
 #[derive(Clone, Debug)]
@@ -102,6 +105,9 @@ pub(crate) struct Options {
     pub(crate) retention: Retention,
     pub(crate) key_header: HeaderName,
     pub(crate) key_form: KeyForm,
+    /// How long servers remember keys; nothing = for ever.
+    pub(crate) key_window: Option<Duration>,
+    pub(crate) verify: Option<VerifyHook>,
     pub(crate) draining: Draining,
     pub(crate) guards: Guards,
     /// Every request expects JSON, unless its `Accept` names HTML.

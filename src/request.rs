@@ -234,6 +234,15 @@ impl RequestBuilder {
         })
     }
 
+    /// How long the server remembers the key of this request; `None`: for ever. Default: that of the
+    /// [vault](crate::SyncVaultBuilder::idempotency_window).
+    pub fn idempotency_window(self, window: impl Into<Option<Duration>>) -> Self {
+        self.edit(|request| {
+            request.key_window = Some(window.into().unwrap_or(Duration::MAX));
+            Ok(())
+        })
+    }
+
     /// The total time one attempt may take. Default: that of the vault.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.edit(|request| {

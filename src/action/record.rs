@@ -55,7 +55,8 @@ pub struct Record {
     /// When it is no longer wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
-    /// When the first attempt started.
+    /// When the first attempt started that may have reached the server: from then on it knows the key. As long as nothing
+    /// ever left, the newest attempt is the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_attempt: Option<Timestamp>,
     /// When the newest attempt started.

@@ -14,6 +14,7 @@ mod retry_after;
 mod settlement;
 mod storable;
 mod verdict;
+mod window;
 
 pub use crate::action::PortalSign;
 pub use backoff::Backoff;
@@ -34,3 +35,4 @@ pub use verdict::{
     Classifier, Observation, Observed, OriginWell, PortalDoubt, RetryScope, Stamp, Verdict,
     is_good_answer, verdict,
 };
+pub use window::KeyUse;

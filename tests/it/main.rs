@@ -22,6 +22,9 @@ mod filled;
 /// Vaults of every released version still open.
 #[cfg(all(feature = "sled", feature = "sqlite", feature = "encrypt"))]
 mod golden;
+/// Servers that forget keys.
+#[cfg(feature = "test-util")]
+mod key_window;
 /// The direction between modules, and small files.
 mod layout;
 /// The outbox: a request in the app's own transaction.

@@ -149,6 +149,9 @@ impl<E: Engine> Queue<E> {
         let state = change_state(record, change)?;
         record.state = state;
         record.attempts += 1;
+        if record.wire == WireState::NeverSent {
+            record.first_attempt = None;
+        }
         record.first_attempt.get_or_insert(now);
         record.previous_attempt = record.last_attempt.replace(now);
         record.wire = WireState::MaybeSent;
