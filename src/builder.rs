@@ -8,6 +8,7 @@ mod opening;
 mod portal;
 mod rules;
 mod starting;
+mod trace;
 mod window;
 
 use std::fmt;
@@ -20,13 +21,13 @@ use http::HeaderName;
 
 use crate::action::{Origin, StoredRequest};
 use crate::clock::{Clock, SystemClock};
-use crate::connectivity::{Connectivity, ProbeConnectivity};
+use crate::connectivity::Connectivity;
 use crate::decide::{Backoff, Classifier, Counted, DeadLane, KeyForm, RetryPolicy};
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::parts::{
-    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams, VerifyHook,
+    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams, TraceHook, VerifyHook,
 };
 use crate::request::{check_url, word};
 use crate::store::{Amend, Limits, Retention, Store};
@@ -37,7 +38,7 @@ use crate::vault::SyncVault;
 
 use check::{bad, is_loopback, is_taken, option, parse_url, within};
 use opening::{open, open_store};
-use portal::Portals;
+use portal::{Portals, probing};
 use rules::Rules;
 use window::KEY_WINDOW;
 
@@ -85,6 +86,7 @@ pub struct SyncVaultBuilder {
     portals: Portals,
     key_window: Option<Duration>,
     verify: Option<VerifyHook>,
+    trace_context: Option<TraceHook>,
     desk: Option<CredentialDesk>,
     classifier: Option<Arc<dyn Classifier>>,
     lane_by: Option<LaneRule>,
@@ -148,6 +150,7 @@ impl SyncVaultBuilder {
             portals: Portals::default(),
             key_window: Some(KEY_WINDOW),
             verify: None,
+            trace_context: None,
             desk: None,
             classifier: None,
             lane_by: None,
@@ -521,6 +524,7 @@ impl SyncVaultBuilder {
             key_form: self.key_form,
             key_window: self.key_window,
             verify: self.verify.take(),
+            trace_context: self.trace_context.take(),
             draining: self.draining,
             classifier: self.classifier.take(),
             is_sealed: self.seal.is_some(),
@@ -575,17 +579,4 @@ impl SyncVaultBuilder {
             desk: self.desk.take(),
         })
     }
-}
-
-/// Probes that know the guards.
-fn probing(options: &Options) -> Result<ProbeConnectivity> {
-    let probe = match is_loopback(&options.base) {
-        true => ProbeConnectivity::from_builder(reqwest::Client::builder().no_proxy())?,
-        false => ProbeConnectivity::new()?,
-    };
-    let guards = options.guards.all();
-    let guarded = guards.fold(probe, |probe, (origin, guard)| {
-        probe.with_portal_guard(origin.clone(), guard.clone())
-    });
-    Ok(guarded.with_base_url(&options.base))
 }

@@ -92,6 +92,7 @@
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
+//! | `metrics` | no | depth, ages, attempts and gates through the `metrics` facade: docs/metrics.md |
 //! | `test-util` | no | fakes for clock, network, transport and store, and the contract suite for stores |
 
 pub mod action;
@@ -128,7 +129,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
 pub use listing::{Listing, Paging};
 pub use parts::{
-    Connection, ConnectivityMode, DeadLetter, Draining, IntoVerified, Unsure, Verified, VerifyError,
+    Connection, ConnectivityMode, DeadLetter, Draining, GateStats, IntoVerified, OriginStats,
+    Stats, Unsure, VerdictCounts, Verified, VerifyError,
 };
 pub use payload::{Compression, Form, FormPart};
 pub use request::RequestBuilder;

@@ -1,8 +1,14 @@
 //! The parts of a running vault that everybody shares: the four seams, the options, the event hub,
 //! and what is known about gates. No flow of its own.
 
+#[cfg(feature = "metrics")]
+pub(crate) mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "parts/no_metrics.rs"]
+pub(crate) mod metrics;
 mod portal;
 mod principals;
+mod stats;
 mod verify;
 
 use std::collections::HashMap;
@@ -32,6 +38,8 @@ use crate::transport::{CredentialDesk, Transport};
 use portal::Testimony;
 pub(crate) use portal::{Guards, is_portal};
 pub(crate) use principals::Principals;
+pub(crate) use stats::Tallies;
+pub use stats::{GateStats, OriginStats, Stats, VerdictCounts};
 pub use verify::{IntoVerified, Unsure, Verified, VerifyError};
 pub(crate) use verify::{ReadBody, VerifyHook};
 
@@ -92,6 +100,8 @@ pub(crate) type LetterCallback =
 pub(crate) type LaneRule =
     Arc<dyn Fn(&crate::action::StoredRequest) -> Option<String> + Send + Sync>;
 
+pub(crate) type TraceHook = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// Options that do not change while the vault lives.
 pub(crate) struct Options {
     pub(crate) base: Url,
@@ -108,6 +118,7 @@ pub(crate) struct Options {
     /// How long servers remember keys; nothing = for ever.
     pub(crate) key_window: Option<Duration>,
     pub(crate) verify: Option<VerifyHook>,
+    pub(crate) trace_context: Option<TraceHook>,
     pub(crate) draining: Draining,
     pub(crate) guards: Guards,
     /// Every request expects JSON, unless its `Accept` names HTML.
@@ -167,6 +178,7 @@ pub(crate) struct Parts {
     /// Somebody else changed what is stored.
     pub(crate) elsewhere: watch::Sender<()>,
     pub(crate) wake: Notify,
+    pub(crate) tallies: Tallies,
     /// The timer that the worker sleeps on, in milliseconds; the end of time while it is awake, or has none.
     sleeps_until: AtomicU64,
     gates: Mutex<GateBook>,
@@ -258,7 +270,10 @@ impl Parts {
         gates: GateBook,
         dice: Dice,
     ) -> Self {
+        let base = [options.base_origin.clone()];
+        let tallies = Tallies::new(base.into_iter().chain(options.allowed_origins.clone()));
         Self {
+            tallies,
             store: seams.store,
             transport: seams.transport,
             connectivity: seams.connectivity,

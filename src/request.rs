@@ -17,9 +17,10 @@ use serde::Serialize;
 
 use crate::action::{Lane, Origin, StoredRequest};
 use crate::clock::Timestamp;
-use crate::decide::{check_key, key_from_header, split_credentials};
+use crate::decide::{TRACEPARENT, TraceParent, check_key, key_from_header, split_credentials};
 use crate::dispatch::{Delivery, Dispatch, Draft, Outcome};
 use crate::error::{Error, ErrorKind, Result};
+use crate::parts::TraceHook;
 use crate::payload::{Compression, Content, Form, Payload};
 use crate::ticket::Ticket;
 
@@ -410,6 +411,7 @@ impl RequestBuilder {
         }
         let (headers, own_credentials) = split_credentials(&request.headers);
         request.headers = headers;
+        set_trace(&mut request.headers, options.trace_context.as_ref())?;
         let named = self
             .lane
             .or_else(|| options.lane_by.as_ref().and_then(|rule| rule(&request)));
@@ -437,6 +439,33 @@ impl RequestBuilder {
         };
         Ok((draft, self.payload))
     }
+}
+
+/// The request's own trace, or that of the app.
+fn set_trace(headers: &mut HeaderMap, hook: Option<&TraceHook>) -> Result<()> {
+    let mut own = headers.get_all(TRACEPARENT).iter();
+    if let Some(value) = own.next() {
+        let is_valid = own.next().is_none()
+            && value
+                .to_str()
+                .is_ok_and(|text| TraceParent::parse(text).is_some());
+        return match is_valid {
+            true => Ok(()),
+            false => Err(Error::invalid(
+                "the header traceparent is not one of W3C trace context",
+            )),
+        };
+    }
+    let Some(text) = hook.and_then(|hook| hook()) else {
+        return Ok(());
+    };
+    match HeaderValue::try_from(&text) {
+        Ok(value) if TraceParent::parse(&text).is_some() => {
+            drop(headers.insert(TRACEPARENT, value))
+        }
+        _ => tracing::warn!("`trace_context` gave no valid traceparent: it is left out"),
+    }
+    Ok(())
 }
 
 /// A relative path joins the base, as a browser joins a link to a page in the folder `base`; a path with a leading

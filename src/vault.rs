@@ -3,6 +3,7 @@
 #[cfg(feature = "sqlite")]
 mod outbox;
 mod principals;
+mod seeing;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,10 +12,8 @@ use std::time::Duration;
 use http::Method;
 use tokio::sync::oneshot;
 
-use crate::action::{Action, ActionId, Lane, Ledger, Origin, State, WireState, scoped_key};
-use crate::clock::Timestamp;
+use crate::action::{Action, ActionId, Lane, Ledger, WireState, scoped_key};
 use crate::dead_letters::DeadLetters;
-use crate::decide::{GateKey, GateReason};
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Events, Status, StatusChanges, follow};
@@ -24,6 +23,8 @@ use crate::request::RequestBuilder;
 use crate::store::{Amend, Amended, Find, Part, Query};
 use crate::ticket::Ticket;
 use crate::worker::{Control, DrainReport};
+
+pub use seeing::WhyPending;
 
 /// An offline-first HTTP client with a durable queue. Cheap to clone; every clone is the same vault.
 ///
@@ -57,56 +58,6 @@ pub struct Cleared {
     pub maybe_sent: u64,
     /// Actions whose attempt is running: they were left alone.
     pub in_flight: u64,
-}
-
-/// Why an action is still pending.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WhyPending {
-    /// It is not: it has ended.
-    Ended(State),
-    /// Its attempt is running.
-    InFlight {
-        /// The number of the attempt.
-        attempt: u32,
-    },
-    /// Another action of its lane goes first.
-    Behind {
-        /// The first of the lane.
-        first: ActionId,
-    },
-    /// A dead letter blocks its lane.
-    LaneBlocked {
-        /// The dead letter.
-        by: ActionId,
-    },
-    /// It waits for its time: a backoff, or its `not_before`.
-    Due {
-        /// The time.
-        at: Timestamp,
-    },
-    /// Its origin waits.
-    OriginWaits {
-        /// The origin.
-        origin: Origin,
-        /// Why.
-        reason: GateReason,
-        /// Until when.
-        until: Timestamp,
-    },
-    /// Another principal is the active one, or none is: see [`SyncVault::principal`].
-    PrincipalNotActive,
-    /// Its principal waits for credentials.
-    PrincipalWaits {
-        /// Until when.
-        until: Timestamp,
-    },
-    /// The app set the vault offline.
-    Offline,
-    /// The app paused the vault.
-    Paused,
-    /// Nothing stands in its way but other work: it goes as soon as a slot is free.
-    Ready,
 }
 
 macro_rules! method {
@@ -269,63 +220,6 @@ impl SyncVault {
     pub async fn ticket(&self, id: ActionId) -> Result<Option<Ticket>> {
         let record = self.parts().store.get(Find::Id(id)).await?;
         Ok(record.map(|record| Ticket::of(self.parts().clone(), &record)))
-    }
-
-    /// Why an action is still pending: the reason, who stands before it, and until when.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`] for an unknown id; storage errors.
-    pub async fn why_pending(&self, id: ActionId) -> Result<WhyPending> {
-        let parts = self.parts();
-        let Some(record) = parts.store.get(Find::Id(id)).await? else {
-            return Err(unknown(id));
-        };
-        let due = match record.state {
-            State::Queued { due } => due,
-            State::InFlight { attempt, .. } => return Ok(WhyPending::InFlight { attempt }),
-            ended => return Ok(WhyPending::Ended(ended)),
-        };
-        if !parts.is_active(record.principal.as_deref()) {
-            return Ok(WhyPending::PrincipalNotActive);
-        }
-        let lane = parts.store.lane(record.lane.clone()).await?;
-        if let Some(by) = lane.blocked_by {
-            return Ok(WhyPending::LaneBlocked { by });
-        }
-        if let Some(first) = lane.head.filter(|head| *head != id) {
-            return Ok(WhyPending::Behind { first });
-        }
-        if parts.is_paused() {
-            return Ok(WhyPending::Paused);
-        }
-        if *parts.mode.borrow() == ConnectivityMode::Offline {
-            return Ok(WhyPending::Offline);
-        }
-        let now = parts.now();
-        let gates = parts.gates();
-        if let Some(gate) = gates
-            .origin(&record.origin)
-            .filter(|gate| gate.is_closed(now))
-        {
-            let (reason, until) = (gate.reason, gate.closed_until);
-            return Ok(WhyPending::OriginWaits {
-                origin: record.origin,
-                reason,
-                until,
-            });
-        }
-        let principal = GateKey::Principal(record.principal);
-        if let Some(gate) = gates.get(&principal).filter(|gate| gate.is_closed(now)) {
-            return Ok(WhyPending::PrincipalWaits {
-                until: gate.closed_until,
-            });
-        }
-        Ok(if due > now {
-            WhyPending::Due { at: due }
-        } else {
-            WhyPending::Ready
-        })
     }
 
     /// Takes a queued action back, if no byte of it can have left.

@@ -22,7 +22,7 @@ use crate::connectivity::NetworkChanges;
 use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::parts::{ConnectivityMode, Draining, Parts, sleep_until};
+use crate::parts::{ConnectivityMode, Draining, Parts, metrics, sleep_until};
 use crate::store::{Advance, Advanced, Amend, Lease, Leased, Settle, Urgency};
 
 use ending::Stopping;
@@ -221,8 +221,10 @@ impl Worker {
             .filter_map(|f| f.gate.as_ref())
             .chain(&self.gates);
         let keys: BTreeSet<&GateKey> = changed.map(|gate| &gate.key).collect();
+        let now = self.parts.now();
         keys.into_iter()
             .filter_map(|key| book.get(key).cloned())
+            .inspect(|gate| metrics::gated(gate, now))
             .collect()
     }
 
@@ -287,6 +289,7 @@ impl Worker {
         let now = self.parts.now();
         // Counts first: who hears of an event may ask for them.
         self.parts.hub.set_totals(done.totals);
+        metrics::counted(&done.totals.counts, now);
         self.parts.refresh_connection();
         let finished = std::mem::take(&mut self.finished);
         // A server that told how long to wait is not asked before.

@@ -4,20 +4,21 @@ use super::Outgoing;
 use crate::action::Record;
 use crate::clock::Timestamp;
 use crate::decide::{Expects, Observation, Observed, Plan, PortalGuard, is_good_answer};
-use crate::parts::{GateBook, Guards, is_portal};
+use crate::parts::{GateBook, Guards, Options, is_portal};
 
 /// What the guard of the origin saw, put into the observation.
 pub(super) fn look_for_portal(
     observation: &mut Observation<'_>,
-    guard: Option<&PortalGuard>,
+    options: &Options,
     gates: &GateBook,
     record: &Record,
     outgoing: &Outgoing,
-    vault_says_json: bool,
 ) {
-    let Some(guard) = guard else { return };
+    let Some(guard) = options.guards.of(&record.origin) else {
+        return;
+    };
     let request = &outgoing.request;
-    let expects = Expects::of(request.expects_json, vault_says_json, &request.headers);
+    let expects = Expects::of(request.expects_json, options.expects_json, &request.headers);
     observation.expects = expects;
     observation.portal = guard.sign(&request.url, &observation.observed, expects);
     if record.portal.is_some() {

@@ -6,9 +6,10 @@ use reqwest::Url;
 use super::SyncVaultBuilder;
 use super::check::{bad, is_loopback, option, parse_url};
 use crate::action::Origin;
+use crate::connectivity::ProbeConnectivity;
 use crate::decide::PortalGuard;
 use crate::error::{Error, Result};
-use crate::parts::Guards;
+use crate::parts::{Guards, Options};
 
 /// What the app said about login pages.
 #[derive(Debug, Default)]
@@ -118,4 +119,17 @@ impl SyncVaultBuilder {
         });
         option("expect_header", parsed.collect())
     }
+}
+
+/// Probes that know the guards.
+pub(super) fn probing(options: &Options) -> Result<ProbeConnectivity> {
+    let probe = match is_loopback(&options.base) {
+        true => ProbeConnectivity::from_builder(reqwest::Client::builder().no_proxy())?,
+        false => ProbeConnectivity::new()?,
+    };
+    let guards = options.guards.all();
+    let guarded = guards.fold(probe, |probe, (origin, guard)| {
+        probe.with_portal_guard(origin.clone(), guard.clone())
+    });
+    Ok(guarded.with_base_url(&options.base))
 }

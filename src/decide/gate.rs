@@ -61,6 +61,19 @@ impl GateReason {
     }
 }
 
+/// What the server does, for a sentence that begins with its name.
+impl fmt::Display for GateReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "could not be reached",
+            Self::Portal => "is behind a login page of the network",
+            Self::RateLimited => "asked for fewer requests",
+            Self::Unavailable => "said that it does not serve now",
+            Self::Unauthorized => "refused the credentials",
+        })
+    }
+}
+
 /// A gate, closed until a time. No gate stands for an open one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -13,6 +13,7 @@ mod redirect;
 mod retry_after;
 mod settlement;
 mod storable;
+mod trace;
 mod verdict;
 mod window;
 
@@ -31,6 +32,7 @@ pub use redirect::{REDIRECTS_MAX, Redirect, follow};
 pub use retry_after::retry_after;
 pub use settlement::{Counted, DeadLane, Settlement};
 pub use storable::{is_credential, split_credentials};
+pub use trace::{TRACEPARENT, TraceParent};
 pub use verdict::{
     Classifier, Observation, Observed, OriginWell, PortalDoubt, RetryScope, Stamp, Verdict,
     is_good_answer, verdict,

@@ -162,3 +162,81 @@ impl GateBook {
 pub(crate) fn is_portal(gate: &Gate) -> bool {
     gate.failures > 0 && gate.reason == GateReason::Portal
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(name: &str) -> Origin {
+        Origin::from_stored(&format!("http://{name}.example:80"))
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    /// `a` and `b` are guarded, `c` is not; a login page was met at `a`, at 100.
+    fn behind_portal() -> (GateBook, Guards) {
+        let (on, off) = (PortalGuard::all(), PortalGuard::off());
+        let all = [
+            (origin("a"), on.clone()),
+            (origin("b"), on),
+            (origin("c"), off),
+        ];
+        let (mut book, guards) = (GateBook::default(), Guards::new(all));
+        meet(&mut book, &guards, 100);
+        (book, guards)
+    }
+
+    fn meet(book: &mut GateBook, guards: &Guards, when: u64) {
+        let was_known = book.origin(&origin("a")).is_some_and(is_portal);
+        let key = GateKey::Origin(origin("a"));
+        let gate = Gate::new(key, GateReason::Portal, at(when + 50), at(when));
+        book.set(gate.clone());
+        book.portal_met(&gate, was_known, guards);
+    }
+
+    fn is_held(book: &GateBook, name: &str) -> bool {
+        book.portal_before(&origin(name)).is_some()
+    }
+
+    #[test]
+    fn news_of_a_login_page_holds_every_guarded_origin() {
+        let (mut book, guards) = behind_portal();
+        assert!(is_held(&book, "a") && is_held(&book, "b") && !is_held(&book, "c"));
+        let unsaved = book.take_unsaved();
+        assert_eq!(unsaved.len(), 1);
+        assert_eq!(unsaved[0].key, GateKey::Origin(origin("b")));
+        book.remove(&unsaved[0].key);
+        meet(&mut book, &guards, 200);
+        assert!(!is_held(&book, "b"), "no news: it holds only itself");
+    }
+
+    #[test]
+    fn a_proof_frees_who_only_waited_with_another() {
+        let (mut book, _) = behind_portal();
+        book.proved(&origin("b"), at(100), at(120));
+        assert!(is_held(&book, "b"), "asked before the sign was met");
+        book.proved(&origin("a"), at(101), at(130));
+        assert!(!is_held(&book, "b") && book.take_portal_passed());
+        assert!(is_held(&book, "a"), "its own gate opens by its own answer");
+        book.let_through(&origin("a"));
+        assert!(!is_held(&book, "a") && !book.is_any_behind_portal());
+    }
+
+    #[test]
+    fn a_sign_is_doubted_only_after_a_proof_that_is_newer_than_it() {
+        let (mut book, guards) = behind_portal();
+        let doubt = |book: &GateBook, previous| book.portal_doubt(&origin("a"), Some(at(previous)));
+        book.proved(&origin("a"), at(110), at(120));
+        assert_eq!(doubt(&book, 90), PortalDoubt::Yes);
+        assert_eq!(doubt(&book, 120), PortalDoubt::No);
+        assert_eq!(book.portal_doubt(&origin("a"), None), PortalDoubt::No);
+        meet(&mut book, &guards, 200);
+        assert_eq!(
+            doubt(&book, 90),
+            PortalDoubt::No,
+            "met again: nothing is proved"
+        );
+    }
+}

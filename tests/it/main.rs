@@ -41,6 +41,8 @@ mod processes;
 /// Encryption at rest: keys, rotation, tampering, forgetting, and no secret left in clear.
 #[cfg(feature = "encrypt")]
 mod sealed;
+/// Looking into a vault: reasons, numbers, traces, metrics.
+mod seeing;
 /// Every rule of the public store contract, on each store of the crate.
 #[cfg(feature = "test-util")]
 mod store_contract;

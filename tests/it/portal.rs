@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use syncvault::decide::{GateReason, PortalGuard};
+use syncvault::decide::PortalGuard;
 use syncvault::{
     Backoff, Connection, DeadReason, Delivery, End, ErrorKind, Status, SyncVault, SyncVaultBuilder,
     Ticket, WhyPending,
@@ -141,15 +141,10 @@ async fn the_whole_vault_waits_but_for_origins_without_a_guard() {
     let to_office = send(&office).await.expect("send").ticket().expect("queued");
     let why = vault.why_pending(to_office.id()).await.expect("why");
     assert!(
-        matches!(
-            why,
-            WhyPending::OriginWaits {
-                reason: GateReason::Portal,
-                ..
-            }
-        ),
+        matches!(why, WhyPending::Portal { sign: None, .. }),
         "{why:?}"
     );
+    assert!(why.to_string().contains("login page"), "{why}");
     assert!(send(&desk).await.expect("send").is_sent());
     // The app knows better: one attempt each.
     let report = soon(vault.process_queue()).await.expect("pass");
