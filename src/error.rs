@@ -34,6 +34,9 @@ pub enum ErrorKind {
     /// A login page of the network answered in the server's place, and the request may not be queued. Nothing was kept. Log in
     /// to the network.
     Portal,
+    /// The server asked to be left alone, failed too often, or is just coming back; and the request may not be queued. Nothing was
+    /// sent or kept. Try again at the time in the message, or allow queueing.
+    OriginWaits,
     /// The time given to the call ran out.
     Timeout,
     /// The id is not known (any more).

@@ -2,6 +2,7 @@
 //! It decides nothing (`decide` does) and sends nothing (`attempt` does).
 
 mod ending;
+mod origins;
 mod pass;
 mod probing;
 
@@ -174,6 +175,7 @@ impl Worker {
         step.gates = self.latest_gates();
         step.lease = lease;
         let (may_lease, looked) = (step.lease.is_some(), step.now);
+        let gates_after = step.lease.as_ref().map(|lease| lease.gates_after.clone());
         let pauses = self.parts.pauses();
         let done = self.parts.store.advance(step).await?;
         if self.parts.heed_pause(done.is_paused, pauses) {
@@ -190,6 +192,7 @@ impl Worker {
             self.look_at_portals();
         }
         self.publish(&done);
+        self.note_starts(&done.leased, gates_after.unwrap_or_default());
         let leased_any = !done.leased.is_empty();
         self.start(done.leased);
         if !leased_any && !self.is_hungry {
@@ -222,10 +225,12 @@ impl Worker {
             .chain(&self.gates);
         let keys: BTreeSet<&GateKey> = changed.map(|gate| &gate.key).collect();
         let now = self.parts.now();
-        keys.into_iter()
-            .filter_map(|key| book.get(key).cloned())
-            .inspect(|gate| metrics::gated(gate, now))
-            .collect()
+        let kept = |key: &GateKey| match key {
+            GateKey::Origin(origin) => Some(book.of(origin, now)),
+            GateKey::Principal(_) => book.get(key).cloned(),
+        };
+        let gates = keys.into_iter().filter_map(kept);
+        gates.inspect(|gate| metrics::gated(gate, now)).collect()
     }
 
     fn lease_request(&self) -> Option<Lease> {
@@ -244,6 +249,7 @@ impl Worker {
         may.then(|| Lease {
             slots,
             origin_slots: self.origin_slots(),
+            gates_after: self.gates_after(),
             forced: self.forced.clone(),
             whose: self.parts.principals().whose(),
         })
@@ -252,23 +258,6 @@ impl Worker {
     /// How many attempts of the queue run.
     fn queued_running(&self) -> usize {
         self.running.values().filter(|r| !r.is_direct).count()
-    }
-
-    /// An origin in trouble gets one attempt at a time, until it answers well; one behind a login page none before a probe.
-    fn origin_slots(&self) -> Vec<(Origin, usize)> {
-        let is_probed = *self.parts.mode.borrow() == ConnectivityMode::Auto;
-        let gates = self.parts.gates();
-        let slots = gates.troubled().filter_map(|gate| match &gate.key {
-            GateKey::Origin(origin) => {
-                let is_tried = self.running.values().any(|r| r.origin == *origin);
-                let is_held = is_probed
-                    && gates.portal_before(origin).is_some()
-                    && !self.forced.contains(origin);
-                Some((origin.clone(), usize::from(!is_tried && !is_held)))
-            }
-            _ => None,
-        });
-        slots.collect()
     }
 
     /// `leased_at` is the time by which what was due was leased; nothing when nothing might be.
@@ -443,16 +432,6 @@ impl Worker {
                 self.stop(Duration::ZERO, None);
             }
         }
-    }
-
-    /// The origins that are not reached.
-    fn origins_away(&self) -> Vec<Origin> {
-        let gates = self.parts.gates();
-        let origins = gates.troubled().filter_map(|gate| match &gate.key {
-            GateKey::Origin(origin) if gate.reason.is_absence() => Some(origin.clone()),
-            _ => None,
-        });
-        origins.collect()
     }
 
     /// Ends the pass for who waits for it, when nothing runs and nothing more can go now.

@@ -141,6 +141,9 @@ pub enum DeadReason {
         /// What is wrong, without any content of the request.
         detail: String,
     },
+    /// Found in a damaged store, and nothing proves that it was not settled: it is not sent again by itself. Requeue it
+    /// when it may be sent twice, or once more.
+    Salvaged,
 }
 
 impl fmt::Display for DeadReason {
@@ -174,6 +177,10 @@ impl fmt::Display for DeadReason {
                 "it may have happened, and its server may have forgotten its key: ask the server",
             ),
             Self::Unsendable { detail } => write!(f, "cannot be sent: {detail}"),
+            Self::Salvaged => write!(
+                f,
+                "found in a damaged store, and it may have been settled before"
+            ),
         }
     }
 }

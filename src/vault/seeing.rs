@@ -5,7 +5,7 @@ use std::fmt;
 use super::{SyncVault, unknown};
 use crate::action::{ActionId, Origin, PortalSign, Record, State};
 use crate::clock::Timestamp;
-use crate::decide::{Gate, GateKey, GateReason};
+use crate::decide::{Gate, GateKey, GateReason, HoldReason};
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
@@ -59,6 +59,15 @@ pub enum WhyPending {
         /// Until when.
         until: Timestamp,
     },
+    /// Its origin is up, but attempts are held back: slow start after an outage, throttling, or the rate limit.
+    OriginHeld {
+        /// The origin.
+        origin: Origin,
+        /// Why.
+        by: HoldReason,
+        /// Until when.
+        until: Timestamp,
+    },
     /// A login page of the network stands before its origin.
     Portal {
         /// The origin.
@@ -93,6 +102,7 @@ impl WhyPending {
             Self::NotBefore { at } => Some(*at),
             Self::Backoff { until, .. }
             | Self::OriginWaits { until, .. }
+            | Self::OriginHeld { until, .. }
             | Self::PrincipalWaits { until } => Some(*until),
             Self::Portal { next, .. } => Some(*next),
             _ => None,
@@ -118,6 +128,12 @@ impl fmt::Display for WhyPending {
             }
             Self::NotBefore { .. } => f.write_str("the app set a later time for it"),
             Self::OriginWaits { origin, reason, .. } => write!(f, "{origin} {reason}"),
+            Self::OriginHeld { origin, .. } => {
+                write!(
+                    f,
+                    "attempts to {origin} are held back, so as not to overrun it"
+                )
+            }
             Self::Portal { origin, sign, .. } => {
                 write!(f, "a login page of the network stands before {origin}")?;
                 match sign {
@@ -188,18 +204,25 @@ impl SyncVault {
         let portal = gates.portal_before(&record.origin);
         let origin_gate = gates.origin(&record.origin).filter(is_closed);
         let principal_gate = gates.get(&principal).filter(is_closed);
-        match (portal, origin_gate, principal_gate) {
+        let held = gates.held(&record.origin, now);
+        let held = held.filter(|hold| hold.until >= due);
+        match (portal, origin_gate, held, principal_gate) {
             (Some(gate), ..) => WhyPending::Portal {
                 origin: record.origin,
                 sign: record.portal,
                 next: gate.closed_until.max(now),
             },
-            (_, Some(gate), _) if gate.closed_until >= due => WhyPending::OriginWaits {
+            (_, Some(gate), ..) if gate.closed_until >= due => WhyPending::OriginWaits {
                 origin: record.origin,
                 reason: gate.reason,
                 until: gate.closed_until,
             },
-            (_, _, Some(gate)) if gate.closed_until >= due => WhyPending::PrincipalWaits {
+            (_, None, Some(hold), _) => WhyPending::OriginHeld {
+                origin: record.origin,
+                by: hold.by,
+                until: hold.until,
+            },
+            (.., Some(gate)) if gate.closed_until >= due => WhyPending::PrincipalWaits {
                 until: gate.closed_until,
             },
             _ if due > now && record.attempts > 0 => WhyPending::Backoff {

@@ -1,6 +1,7 @@
 //! Probes under way, at most one for each origin, and what follows from them.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -8,7 +9,7 @@ use super::Worker;
 use crate::action::Origin;
 use crate::clock::Timestamp;
 use crate::connectivity::Reach;
-use crate::decide::{Closing, Gate, GateKey, GateReason, close_gate, open_gate};
+use crate::decide::{Closing, Gate, GateKey, GateReason, open_gate};
 use crate::parts::{ConnectivityMode, GateBook, Parts, is_portal};
 
 /// The probes that run.
@@ -72,15 +73,6 @@ impl Worker {
         }
     }
 
-    /// Asks each unreachable origin whether it is back. Only when something hinted at it.
-    pub(super) fn probe(&mut self) {
-        if *self.parts.mode.borrow() == ConnectivityMode::Auto {
-            for origin in self.origins_away() {
-                self.probing.start(&self.parts, origin);
-            }
-        }
-    }
-
     /// Behind a login page no attempt shows that it is gone: probes do, by the backoff of each gate. Sets the timer for the
     /// next one.
     pub(super) fn look_at_portals(&mut self) {
@@ -136,11 +128,20 @@ impl Worker {
 
     fn open_after_probe(&mut self, gates: &mut GateBook, origin: &Origin, now: Timestamp) {
         gates.let_through(origin);
-        if let Some(gate) = gates.origin(origin) {
-            let gate = open_gate(gate.clone(), now);
-            gates.set(gate.clone());
-            self.gates.push(gate);
-        }
+        let Some(gate) = gates.origin(origin).cloned() else {
+            return;
+        };
+        let policy = &self.parts.options.policy.origin;
+        let wait = match gate.reason.is_absence() {
+            true => {
+                let mut dice = self.parts.dice();
+                gates.state(origin).reconnected(now, policy, &mut dice)
+            }
+            false => Duration::ZERO,
+        };
+        let gate = open_gate(gate, now.after(wait));
+        gates.set(gate.clone());
+        self.gates.push(gate);
     }
 
     /// Only an origin that is known to be away closes again for a probe: a probe alone is not enough to hold one back.
@@ -152,10 +153,11 @@ impl Worker {
         let closing = Closing {
             key: GateKey::Origin(origin.clone()),
             reason,
-            told: std::time::Duration::ZERO,
+            after: None,
+            now: self.parts.now(),
         };
-        let (now, policy) = (self.parts.now(), &self.parts.options.policy);
-        let gate = close_gate(Some(&old), closing, now, policy, &mut self.parts.dice());
+        let policy = &self.parts.options.policy;
+        let gate = closing.gate(Some(&old), policy, &mut self.parts.dice());
         gates.set(gate.clone());
         if reason == GateReason::Portal {
             gates.portal_met(&gate, true, &self.parts.options.guards);
