@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use super::{Outgoing, put_off};
 use crate::action::{Action, Answer, DeadReason, Record, WireState};
 use crate::clock::Timestamp;
-use crate::decide::{Counted, KeyUse, Plan, Settlement};
+use crate::decide::{Counted, KeyUse, OriginState, Plan, Settlement};
 use crate::parts::{Parts, ReadBody, Unsure, Verified};
 use crate::payload::whole;
 
@@ -85,6 +85,7 @@ fn planned(settlement: Settlement, wire: WireState, error: Option<&str>) -> Plan
         settlement,
         wire,
         gate: None,
+        origin: OriginState::default(),
         portal: None,
         status: None,
         error: error.map(str::to_owned),
