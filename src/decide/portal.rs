@@ -1,5 +1,5 @@
 //! The portal guard: which answers are not the server's, but those of a login page that stands in its place.
-//! A sign is not a proof. What it means is decided by [`verdict`](super::verdict).
+//! A sign is not a proof. What it means is decided by [`verdict`](super::verdict()).
 
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION};
 use reqwest::Url;
