@@ -1,26 +1,32 @@
 //! One attempt: build the request, stamp credentials, send, judge what came back. It writes nothing:
 //! it ends in a [`Finished`], which the worker settles. A dropped or panicked attempt still reports.
 
+mod portal;
+mod verify;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::LOCATION;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::action::{ActionId, Answer, Body, DeadReason, Origin, Record, StoredRequest, WireState};
 use crate::decide::{
     Counted, DeadLane, FailureKind, Gate, GateKey, Observation, Observed, OriginState, OriginWell,
-    Plan, REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, follow, is_good_answer,
-    key_header_value, plan, verdict,
+    Plan, REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, TRACEPARENT, TraceParent, Verdict,
+    follow, key_header_value, plan, verdict,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::parts::Parts;
+use crate::parts::{GateBook, Parts, metrics};
 use crate::payload::{Damage, check_files, load, streamed};
 use crate::store::{Leased, Settle};
 use crate::transport::{Keep, TransportFailure, keep};
+
+use portal::{Learned, look_for_portal};
+use verify::verified;
 
 /// A request that can be put on the wire, again and again with the same bytes.
 #[derive(Clone, Debug)]
@@ -32,6 +38,7 @@ pub(crate) struct Outgoing {
     /// Credentials that the caller put on this one request. They are never stored.
     pub(crate) own_credentials: HeaderMap,
     pub(crate) principal: Option<String>,
+    pub(crate) origin: Origin,
 }
 
 /// What came back from the wire.
@@ -207,6 +214,7 @@ impl Outgoing {
             key,
             own_credentials: HeaderMap::new(),
             principal,
+            origin: record.origin.clone(),
         })
     }
 
@@ -224,10 +232,25 @@ impl Outgoing {
                 .headers_mut()
                 .insert(parts.options.key_header.clone(), value);
         }
+        self.continue_trace(request.headers_mut(), parts);
         *request.timeout_mut() = self.request.timeout;
         let damage = Damage::default();
         *request.body_mut() = self.body_of(parts, &damage);
         Ok(Built { request, damage })
+    }
+
+    /// Each attempt is a span of its own in the trace of its request.
+    fn continue_trace(&self, headers: &mut HeaderMap, parts: &Parts) {
+        let text = headers
+            .get(TRACEPARENT)
+            .and_then(|value| value.to_str().ok());
+        let Some(trace) = text.and_then(TraceParent::parse) else {
+            return;
+        };
+        let span = trace.with_span(parts.dice().number());
+        if let Ok(value) = HeaderValue::try_from(span) {
+            headers.insert(TRACEPARENT, value);
+        }
     }
 
     fn body_of(&self, parts: &Parts, damage: &Damage) -> Option<reqwest::Body> {
@@ -316,6 +339,7 @@ pub(crate) async fn exchange(parts: &Parts, outgoing: &Outgoing) -> Exchange {
     if !parts.is_active(principal) {
         return Exchange::not_active();
     }
+    let _under_way = parts.tallies.begin(&outgoing.origin);
     let desk = parts
         .desk
         .as_ref()
@@ -391,24 +415,13 @@ pub(crate) fn conclude(
         Err(failure) => Observed::Failure(failure.kind()),
     };
     let mut gates = parts.gates();
-    let well = match (gates.well_since(&record.origin), record.previous_attempt) {
-        (Some(well), Some(previous)) if well > previous => OriginWell::Yes,
-        _ => OriginWell::No,
-    };
     let method = &outgoing.request.method;
     let mut observation = Observation::new(method, &record.origin, observed, now);
     observation.wire_before = wire_before;
     observation.credentials = exchange.stamp;
-    observation.origin_well_since = well;
-    let own = parts.options.classifier.as_ref().and_then(|classifier| {
-        let classify = AssertUnwindSafe(|| classifier.classify(&observation));
-        catch_unwind(classify).unwrap_or_else(|_| {
-            tracing::error!("the classifier panicked: the verdict table decides");
-            None
-        })
-    });
-    let retry_after_max = parts.options.policy.retry_after_max;
-    let verdict = own.unwrap_or_else(|| verdict(&observation, retry_after_max));
+    observation.origin_well_since = well_otherwise(&gates, record);
+    look_for_portal(&mut observation, &parts.options, &gates, record, outgoing);
+    let verdict = judged(parts, &observation);
     let gate = gates.origin(&record.origin).cloned();
     let principal_gate = gates
         .get(&GateKey::Principal(record.principal.clone()))
@@ -426,17 +439,21 @@ pub(crate) fn conclude(
         now,
     };
     let mut plan = plan(&situation, &parts.options.policy, &mut parts.dice());
+    parts.tallies.count(&record.origin, &verdict);
+    metrics::attempted(&record.origin, &verdict);
     // A principal that was forgotten meanwhile must not come back as a gate.
     plan.gate.take_if(|gate| match &gate.key {
         GateKey::Principal(principal) => !parts.is_active(principal.as_deref()),
         GateKey::Origin(_) => false,
     });
-    if observation.observed.status().is_some_and(is_good_answer) {
-        gates.answered_well(&record.origin, now);
-    }
-    if let Some(gate) = &plan.gate {
-        gates.set(gate.clone());
-    }
+    let learned = Learned {
+        record,
+        outgoing,
+        observed: &observation.observed,
+        plan: &plan,
+        now,
+    };
+    learned.note(&parts.options.guards, &mut gates);
     gates.set_state(&record.origin, plan.origin.clone());
     gates.end_probe(&record.origin);
     let is_kept = |state: &OriginState| state.is_worth_keeping(now);
@@ -448,6 +465,26 @@ pub(crate) fn conclude(
         "attempt judged"
     );
     plan
+}
+
+fn well_otherwise(gates: &GateBook, record: &Record) -> OriginWell {
+    match (gates.well_since(&record.origin), record.previous_attempt) {
+        (Some(well), Some(previous)) if well > previous => OriginWell::Yes,
+        _ => OriginWell::No,
+    }
+}
+
+/// What an attempt means: the app's own reading goes before the table.
+fn judged(parts: &Parts, observation: &Observation<'_>) -> Verdict {
+    let own = parts.options.classifier.as_ref().and_then(|classifier| {
+        let classify = AssertUnwindSafe(|| classifier.classify(observation));
+        catch_unwind(classify).unwrap_or_else(|_| {
+            tracing::error!("the classifier panicked: the verdict table decides");
+            None
+        })
+    });
+    let retry_after_max = parts.options.policy.retry_after_max;
+    own.unwrap_or_else(|| verdict(observation, retry_after_max))
 }
 
 /// Runs the attempt of a leased action and reports its end.
@@ -469,6 +506,9 @@ pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
             );
         }
     };
+    if let Some(plan) = verified(&parts, &record, wire_before, &outgoing).await {
+        return reporter.finish(finished(&record, plan, None));
+    }
     let exchange = exchange(&parts, &outgoing).await;
     let plan = conclude(&parts, &record, wire_before, &outgoing, &exchange);
     let is_kept = matches!(
@@ -500,6 +540,7 @@ impl Reporter {
             settlement,
             wire: wire_before,
             gate: None,
+            portal: None,
             origin: OriginState::default(),
             status: None,
             error,
@@ -518,6 +559,7 @@ pub(crate) fn finished(record: &Record, plan: Plan, answer: Option<Answer>) -> F
         epoch,
         result: plan.settlement,
         wire: plan.wire,
+        portal: plan.portal,
         status: plan.status,
         error: plan.error,
         answer,

@@ -6,8 +6,11 @@ mod citizen;
 mod encrypting;
 mod files;
 mod opening;
+mod portal;
 mod rules;
 mod starting;
+mod trace;
+mod window;
 
 use std::fmt;
 use std::future::Future;
@@ -19,12 +22,14 @@ use http::HeaderName;
 
 use crate::action::{Origin, StoredRequest};
 use crate::clock::{Clock, SystemClock};
-use crate::connectivity::{Connectivity, ProbeConnectivity};
+use crate::connectivity::Connectivity;
 use crate::decide::{Backoff, Classifier, Counted, DeadLane, KeyForm, RetryPolicy};
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::parts::{DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams};
+use crate::parts::{
+    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams, TraceHook, VerifyHook,
+};
 use crate::request::{check_url, word};
 use crate::store::{Amend, Limits, Retention, Store};
 use crate::transport::{
@@ -34,7 +39,9 @@ use crate::vault::SyncVault;
 
 use check::{bad, is_loopback, is_taken, option, parse_url, within};
 use opening::{open, open_store};
+use portal::{Portals, probing};
 use rules::Rules;
+use window::KEY_WINDOW;
 
 /// How long a body may be, unless the app says otherwise.
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -77,6 +84,10 @@ pub struct SyncVaultBuilder {
     event_buffer: usize,
     draining: Draining,
     allowed: Vec<String>,
+    portals: Portals,
+    key_window: Option<Duration>,
+    verify: Option<VerifyHook>,
+    trace_context: Option<TraceHook>,
     desk: Option<CredentialDesk>,
     classifier: Option<Arc<dyn Classifier>>,
     lane_by: Option<LaneRule>,
@@ -137,6 +148,10 @@ impl SyncVaultBuilder {
             event_buffer: 1024,
             draining: Draining::default(),
             allowed: Vec::new(),
+            portals: Portals::default(),
+            key_window: Some(KEY_WINDOW),
+            verify: None,
+            trace_context: None,
             desk: None,
             classifier: None,
             lane_by: None,
@@ -495,6 +510,8 @@ impl SyncVaultBuilder {
             ));
         }
         Ok(Options {
+            guards: self.guards(&base)?,
+            expects_json: self.portals.expects_json,
             base_origin: Origin::of(&base)?,
             base,
             allowed_origins,
@@ -506,6 +523,9 @@ impl SyncVaultBuilder {
             retention: self.retention,
             key_header,
             key_form: self.key_form,
+            key_window: self.key_window,
+            verify: self.verify.take(),
+            trace_context: self.trace_context.take(),
             draining: self.draining,
             classifier: self.classifier.take(),
             is_sealed: self.seal.is_some(),
@@ -550,11 +570,7 @@ impl SyncVaultBuilder {
         };
         let connectivity = match self.connectivity.take() {
             Some(connectivity) => connectivity,
-            None if is_loopback(&options.base) => {
-                let client = reqwest::Client::builder().no_proxy();
-                Arc::new(ProbeConnectivity::from_builder(client)?.with_base_url(&options.base))
-            }
-            None => Arc::new(ProbeConnectivity::new()?.with_base_url(&options.base)),
+            None => Arc::new(probing(options)?),
         };
         Ok(Seams {
             store,

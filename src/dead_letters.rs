@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::action::{Action, ActionId, Answer, Record, State};
+use crate::action::{Action, ActionId, Answer, DeadReason, Record, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::listing::{Listing, Paging};
 use crate::parts::{DeadLetter, Parts};
@@ -102,32 +102,34 @@ impl DeadLetters {
         Ok(Ticket::of(self.parts.clone(), &record))
     }
 
-    /// Sends all of them back, oldest first. Returns how many.
+    /// Sends all of them back, oldest first, but for those that are [`Uncertain`](crate::DeadReason::Uncertain): each of them is for
+    /// somebody to look at. Returns how many.
     ///
     /// # Errors
     ///
     /// As [`requeue`](Self::requeue); those already sent back stay so.
     pub async fn requeue_all(&self) -> Result<u64> {
         let now = self.parts.now();
+        let mut query = Query::first(Part::Dead, Query::LIMIT_MAX);
         let mut count = 0;
         loop {
-            let query = Query::first(Part::Dead, Query::LIMIT_MAX);
-            let page = self.parts.store.page(query).await?;
+            let page = self.parts.store.page(query.clone()).await?;
             // One that dies again at once must not make this endless.
             let is_old = |record: &&Record| match record.state {
                 State::Dead { at, .. } => at <= now,
                 _ => false,
             };
-            let mut any = false;
-            for record in page.records.iter().filter(is_old) {
+            let is_any_old = page.records.iter().any(|record| is_old(&record));
+            for record in page.records.iter().filter(is_old).filter(is_certain) {
                 match self.requeue(record.id).await {
-                    Ok(_) => (any, count) = (true, count + 1),
+                    Ok(_) => count += 1,
                     Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::WrongState) => {}
                     Err(error) => return Err(error),
                 }
             }
-            if !any || page.next.is_none() {
-                return Ok(count);
+            match page.next {
+                Some(after) if is_any_old => query.after = Some(after),
+                _ => return Ok(count),
             }
         }
     }
@@ -158,4 +160,14 @@ impl DeadLetters {
             }
         }
     }
+}
+
+fn is_certain(record: &&Record) -> bool {
+    !matches!(
+        record.state,
+        State::Dead {
+            reason: DeadReason::Uncertain { .. },
+            ..
+        }
+    )
 }

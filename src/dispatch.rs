@@ -225,6 +225,7 @@ impl Desk {
                 let mut record =
                     after_failure(record, settlement, plan.wire, plan.status, plan.error);
                 draft.fill(&mut record, &body)?;
+                record.portal = plan.portal;
                 self.queue(record, body).await.map(Outcome::Queued)
             }
         };
@@ -264,8 +265,14 @@ impl Desk {
         }
         let record = draft.outline(&body, parts.now());
         let outgoing = draft.outgoing(&record, &body);
-        let (_, _, exchange) = self.try_once(record, &outgoing).await;
+        let (_, plan, exchange) = self.try_once(record, &outgoing).await;
         drop(turn);
+        if let Some(sign) = plan.portal {
+            let text = format!(
+                "a login page of the network seems to stand before the server ({sign}), and the request may not be queued"
+            );
+            return Err(Error::new(ErrorKind::Portal, text));
+        }
         exchange.result.map(Outcome::Sent).map_err(|failure| {
             let text = format!(
                 "the request got no answer ({}), and may not be queued",

@@ -31,6 +31,9 @@ pub enum ErrorKind {
     CredentialsInRequest,
     /// The server could not be reached and the request may not be queued. Nothing was kept.
     Unreachable,
+    /// A login page of the network answered in the server's place, and the request may not be queued. Nothing was kept. Log in
+    /// to the network.
+    Portal,
     /// The server asked to be left alone, failed too often, or is just coming back; and the request may not be queued. Nothing was
     /// sent or kept. Try again at the time in the message, or allow queueing.
     OriginWaits,

@@ -18,6 +18,7 @@ use crate::action::{ActionId, DeadReason, Lane, Record, State};
 use crate::clock::Timestamp;
 use crate::store::{OpenReport, Totals};
 
+use status::Trouble;
 pub use status::{Status, StatusChanges};
 pub use stream::Events;
 use stream::Reader;
@@ -146,6 +147,8 @@ pub(crate) struct EventHub {
     last: Mutex<(u64, Status)>,
     /// The store changed, and could not tell its counts.
     is_behind: AtomicBool,
+    /// A login page of the network stands before a server.
+    is_behind_portal: AtomicBool,
 }
 
 /// What gives events their order.
@@ -178,7 +181,7 @@ struct Senders {
 
 impl EventHub {
     pub(crate) fn new(buffer: usize, totals: Totals) -> Self {
-        let status = Status::of(totals.counts, false);
+        let status = Status::of(totals.counts, Trouble::None);
         let senders = Senders {
             events: broadcast::Sender::new(buffer),
             status: watch::Sender::new(status),
@@ -189,6 +192,7 @@ impl EventHub {
             senders: Mutex::new(Some(senders)),
             last: Mutex::new((totals.commit, status)),
             is_behind: AtomicBool::new(false),
+            is_behind_portal: AtomicBool::new(false),
         }
     }
 
@@ -252,7 +256,23 @@ impl EventHub {
         let mut last = lock(&self.last);
         if totals.commit >= last.0 {
             self.is_behind.store(false, Ordering::Release);
-            *last = (totals.commit, Status::of(totals.counts, false));
+            *last = (totals.commit, Status::of(totals.counts, self.trouble()));
+            self.send_status(last.1);
+        }
+    }
+
+    fn trouble(&self) -> Trouble {
+        match self.is_behind_portal.load(Ordering::Acquire) {
+            true => Trouble::Portal,
+            false => Trouble::None,
+        }
+    }
+
+    /// A login page of the network was met, or is gone.
+    pub(crate) fn set_portal(&self, is_behind: bool) {
+        if self.is_behind_portal.swap(is_behind, Ordering::AcqRel) != is_behind {
+            let mut last = lock(&self.last);
+            last.1 = Status::of(*last.1.counts(), self.trouble());
             self.send_status(last.1);
         }
     }
@@ -270,7 +290,7 @@ impl EventHub {
 
     pub(crate) fn store_failed(&self) {
         let mut last = lock(&self.last);
-        last.1 = Status::of(*last.1.counts(), true);
+        last.1 = Status::of(*last.1.counts(), Trouble::Store);
         self.send_status(last.1);
     }
 

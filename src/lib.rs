@@ -93,6 +93,7 @@
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
 //! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order |
+//! | `metrics` | no | depth, ages, attempts and gates through the `metrics` facade: docs/metrics.md |
 //! | `test-util` | no | fakes for clock, network, transport and store, and the contract suite for stores |
 
 pub mod action;
@@ -130,7 +131,10 @@ pub use dispatch::{Delivery, Outcome};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
 pub use listing::{Listing, Paging};
-pub use parts::{Connection, ConnectivityMode, DeadLetter, Draining};
+pub use parts::{
+    Connection, ConnectivityMode, DeadLetter, Draining, GateStats, IntoVerified, OriginStats,
+    Stats, Unsure, VerdictCounts, Verified, VerifyError,
+};
 pub use payload::{Compression, Form, FormPart};
 pub use request::RequestBuilder;
 pub use reqwest;

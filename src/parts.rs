@@ -2,7 +2,15 @@
 //! and what is known about gates. No flow of its own.
 
 mod gates;
+#[cfg(feature = "metrics")]
+pub(crate) mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "parts/no_metrics.rs"]
+pub(crate) mod metrics;
+mod portal;
 mod principals;
+mod stats;
+mod verify;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,7 +37,12 @@ use crate::store::{Amend, Amended, Limits, OpenReport, Opened, Query, Retention,
 use crate::transport::{CredentialDesk, Transport};
 
 pub(crate) use gates::GateBook;
+pub(crate) use portal::{Guards, is_portal};
 pub(crate) use principals::Principals;
+pub(crate) use stats::Tallies;
+pub use stats::{GateStats, OriginStats, Stats, VerdictCounts};
+pub use verify::{IntoVerified, Unsure, Verified, VerifyError};
+pub(crate) use verify::{ReadBody, VerifyHook};
 
 /// A dead letter: an action that will not be tried again until somebody acts.
 #[derive(Clone, Debug)]
@@ -54,6 +67,8 @@ pub enum Connection {
     Online,
     /// The base origin could not be reached, or the app said so.
     Offline,
+    /// A login page of the network stands before a server: somebody has to log in to the network.
+    Portal,
 }
 
 /// What the app says about the network.
@@ -86,6 +101,8 @@ pub(crate) type LetterCallback =
 pub(crate) type LaneRule =
     Arc<dyn Fn(&crate::action::StoredRequest) -> Option<String> + Send + Sync>;
 
+pub(crate) type TraceHook = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// Options that do not change while the vault lives.
 pub(crate) struct Options {
     pub(crate) base: Url,
@@ -99,7 +116,14 @@ pub(crate) struct Options {
     pub(crate) retention: Retention,
     pub(crate) key_header: HeaderName,
     pub(crate) key_form: KeyForm,
+    /// How long servers remember keys; nothing = for ever.
+    pub(crate) key_window: Option<Duration>,
+    pub(crate) verify: Option<VerifyHook>,
+    pub(crate) trace_context: Option<TraceHook>,
     pub(crate) draining: Draining,
+    pub(crate) guards: Guards,
+    /// Every request expects JSON, unless its `Accept` names HTML.
+    pub(crate) expects_json: bool,
     /// Everything is sealed on disk: credentials may be stored.
     pub(crate) is_sealed: bool,
     pub(crate) classifier: Option<Arc<dyn Classifier>>,
@@ -162,6 +186,7 @@ pub(crate) struct Parts {
     /// Somebody else changed what is stored.
     pub(crate) elsewhere: watch::Sender<()>,
     pub(crate) wake: Notify,
+    pub(crate) tallies: Tallies,
     /// The timer that the worker sleeps on, in milliseconds; the end of time while it is awake, or has none.
     sleeps_until: AtomicU64,
     gates: Mutex<GateBook>,
@@ -188,7 +213,10 @@ impl Parts {
         gates: GateBook,
         dice: Dice,
     ) -> Self {
+        let base = [options.base_origin.clone()];
+        let tallies = Tallies::new(base.into_iter().chain(options.allowed_origins.clone()));
         Self {
+            tallies,
             store: seams.store,
             transport: seams.transport,
             connectivity: seams.connectivity,
@@ -282,7 +310,15 @@ impl Parts {
     /// May a request to `origin` on behalf of `principal` be tried right now?
     pub(crate) fn may_try(&self, origin: &Origin, principal: Option<&str>) -> bool {
         let now = self.now();
-        self.opens_at(origin, principal, now) == Some(now) && self.lets_pass(origin, now)
+        self.opens_at(origin, principal, now) == Some(now)
+            && !self.awaits_probe(origin)
+            && self.lets_pass(origin, now)
+    }
+
+    /// A login page was met: a probe must go first. When the app says that the network is there, time decides.
+    pub(crate) fn awaits_probe(&self, origin: &Origin) -> bool {
+        *self.mode.borrow() == ConnectivityMode::Auto
+            && self.gates().portal_before(origin).is_some()
     }
 
     /// Does what is remembered of an origin let a direct send pass? One that is held back counts as refused.
@@ -346,7 +382,7 @@ impl Parts {
             }
             None => true,
         };
-        if !is_awaited || record.expires.is_some() {
+        if !is_awaited || record.expires.is_some() || self.awaits_probe(&record.origin) {
             self.wake.notify_one();
         }
     }
@@ -359,9 +395,12 @@ impl Parts {
 
     /// Recomputes whether the base origin is believed to be there, and tells who watches.
     pub(crate) fn refresh_connection(&self) {
+        let is_behind_portal = self.gates().is_any_behind_portal();
+        self.hub.set_portal(is_behind_portal);
         let belief = match *self.mode.borrow() {
             ConnectivityMode::Offline => Connection::Offline,
             ConnectivityMode::Online => Connection::Online,
+            ConnectivityMode::Auto if is_behind_portal => Connection::Portal,
             ConnectivityMode::Auto => {
                 let gates = self.gates();
                 let gate = gates.origin(&self.options.base_origin);

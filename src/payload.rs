@@ -21,7 +21,7 @@ use crate::store::{Snapshot, Source, Store};
 
 pub use compress::Compression;
 pub use form::{Form, FormPart};
-pub(crate) use stream::{Damage, check_files, load, streamed};
+pub(crate) use stream::{Damage, check_files, load, streamed, whole};
 
 /// What the app gave as a body.
 pub(crate) enum Content {

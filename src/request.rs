@@ -17,9 +17,10 @@ use serde::Serialize;
 
 use crate::action::{Lane, Origin, StoredRequest};
 use crate::clock::Timestamp;
-use crate::decide::{check_key, key_from_header, split_credentials};
+use crate::decide::{TRACEPARENT, TraceParent, check_key, key_from_header, split_credentials};
 use crate::dispatch::{Delivery, Dispatch, Draft, Outcome};
 use crate::error::{Error, ErrorKind, Result};
+use crate::parts::TraceHook;
 use crate::payload::{Compression, Content, Form, Payload};
 use crate::ticket::Ticket;
 
@@ -224,6 +225,25 @@ impl RequestBuilder {
         })
     }
 
+    /// An HTML page cannot be the answer: one that comes in its place is that of a network which wants a login, and no
+    /// delivery. Default: what the vault's [`expect_json`](crate::SyncVaultBuilder::expect_json) says; without that, a hint is an
+    /// `Accept` header that names JSON.
+    pub fn expect_json(self) -> Self {
+        self.edit(|request| {
+            request.expects_json = true;
+            Ok(())
+        })
+    }
+
+    /// How long the server remembers the key of this request; `None`: for ever. Default: that of the
+    /// [vault](crate::SyncVaultBuilder::idempotency_window).
+    pub fn idempotency_window(self, window: impl Into<Option<Duration>>) -> Self {
+        self.edit(|request| {
+            request.key_window = Some(window.into().unwrap_or(Duration::MAX));
+            Ok(())
+        })
+    }
+
     /// The total time one attempt may take. Default: that of the vault.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.edit(|request| {
@@ -391,6 +411,7 @@ impl RequestBuilder {
         }
         let (headers, own_credentials) = split_credentials(&request.headers);
         request.headers = headers;
+        set_trace(&mut request.headers, options.trace_context.as_ref())?;
         let named = self
             .lane
             .or_else(|| options.lane_by.as_ref().and_then(|rule| rule(&request)));
@@ -418,6 +439,33 @@ impl RequestBuilder {
         };
         Ok((draft, self.payload))
     }
+}
+
+/// The request's own trace, or that of the app.
+fn set_trace(headers: &mut HeaderMap, hook: Option<&TraceHook>) -> Result<()> {
+    let mut own = headers.get_all(TRACEPARENT).iter();
+    if let Some(value) = own.next() {
+        let is_valid = own.next().is_none()
+            && value
+                .to_str()
+                .is_ok_and(|text| TraceParent::parse(text).is_some());
+        return match is_valid {
+            true => Ok(()),
+            false => Err(Error::invalid(
+                "the header traceparent is not one of W3C trace context",
+            )),
+        };
+    }
+    let Some(text) = hook.and_then(|hook| hook()) else {
+        return Ok(());
+    };
+    match HeaderValue::try_from(&text) {
+        Ok(value) if TraceParent::parse(&text).is_some() => {
+            drop(headers.insert(TRACEPARENT, value))
+        }
+        _ => tracing::warn!("`trace_context` gave no valid traceparent: it is left out"),
+    }
+    Ok(())
 }
 
 /// A relative path joins the base, as a browser joins a link to a page in the folder `base`; a path with a leading

@@ -6,7 +6,7 @@ mod notes;
 #[cfg(feature = "sqlite")]
 mod outbox;
 mod principals;
-mod why_pending;
+mod seeing;
 
 pub use connections::ConnectionChanges;
 
@@ -17,9 +17,8 @@ use std::time::Duration;
 use http::Method;
 use tokio::sync::oneshot;
 
-use crate::action::{Action, ActionId, Lane, Ledger, State, WireState, scoped_key};
+use crate::action::{Action, ActionId, Lane, Ledger, WireState, scoped_key};
 use crate::dead_letters::DeadLetters;
-use crate::decide::{GateKey, Holding, why};
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Events, Status, StatusChanges, follow};
@@ -30,7 +29,7 @@ use crate::store::{Amend, Amended, Find, OpenReport, Part, Query};
 use crate::ticket::Ticket;
 use crate::worker::{Control, DrainReport};
 
-pub use why_pending::WhyPending;
+pub use seeing::WhyPending;
 
 /// An offline-first HTTP client with a durable queue. Cheap to clone; every clone is the same vault.
 ///
@@ -226,67 +225,6 @@ impl SyncVault {
     pub async fn ticket(&self, id: ActionId) -> Result<Option<Ticket>> {
         let record = self.parts().store.get(Find::Id(id)).await?;
         Ok(record.map(|record| Ticket::of(self.parts().clone(), &record)))
-    }
-
-    /// Why an action is still pending: the reason, who stands before it, and until when.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`] for an unknown id; storage errors.
-    pub async fn why_pending(&self, id: ActionId) -> Result<WhyPending> {
-        let parts = self.parts();
-        let Some(record) = parts.store.get(Find::Id(id)).await? else {
-            return Err(unknown(id));
-        };
-        let due = match record.state {
-            State::Queued { due } => due,
-            State::InFlight { attempt, .. } => return Ok(WhyPending::InFlight { attempt }),
-            ended => return Ok(WhyPending::Ended(ended)),
-        };
-        if !parts.is_active(record.principal.as_deref()) {
-            return Ok(WhyPending::PrincipalNotActive);
-        }
-        let lane = parts.store.lane(record.lane.clone()).await?;
-        if let Some(by) = lane.blocked_by {
-            return Ok(WhyPending::LaneBlocked { by });
-        }
-        if let Some(first) = lane.head.filter(|head| *head != id) {
-            return Ok(WhyPending::Behind { first });
-        }
-        if parts.is_paused() {
-            return Ok(WhyPending::Paused);
-        }
-        if *parts.mode.borrow() == ConnectivityMode::Offline {
-            return Ok(WhyPending::Offline);
-        }
-        let now = parts.now();
-        let mut gates = parts.gates();
-        let (policy, origin) = (&parts.options.policy.origin, record.origin);
-        let state = gates.state(&origin).clone();
-        match why(gates.origin(&origin), &state, 0, policy, now) {
-            Some(Holding::Closed { reason, until }) => {
-                return Ok(WhyPending::OriginWaits {
-                    origin,
-                    reason,
-                    until,
-                });
-            }
-            Some(Holding::Held { by, until }) => {
-                return Ok(WhyPending::OriginHeld { origin, by, until });
-            }
-            _ => {}
-        }
-        let principal = GateKey::Principal(record.principal);
-        if let Some(gate) = gates.get(&principal).filter(|gate| gate.is_closed(now)) {
-            return Ok(WhyPending::PrincipalWaits {
-                until: gate.closed_until,
-            });
-        }
-        Ok(if due > now {
-            WhyPending::Due { at: due }
-        } else {
-            WhyPending::Ready
-        })
     }
 
     /// Takes a queued action back, if no byte of it can have left.

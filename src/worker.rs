@@ -23,7 +23,7 @@ use crate::connectivity::NetworkChanges;
 use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::parts::{ConnectivityMode, Draining, Parts, sleep_until};
+use crate::parts::{ConnectivityMode, Draining, Parts, metrics, sleep_until};
 use crate::store::{Advance, Advanced, Amend, Lease, Leased, Settle, Urgency};
 
 use ending::Stopping;
@@ -162,6 +162,7 @@ impl Worker {
     /// Settles what finished and leases what may go, in one commit; then publishes and starts.
     async fn step(&mut self) -> Result<()> {
         self.notice_clock_jump().await?;
+        self.heed_portals();
         let lease = self.lease_request();
         let has_news = !self.finished.is_empty() || !self.gates.is_empty();
         if !has_news && !self.is_hungry {
@@ -187,6 +188,9 @@ impl Worker {
         }
         self.is_hungry = !done.expired.is_empty();
         self.set_timer(&done, may_lease.then_some(looked));
+        if may_lease && done.totals.counts.pending > 0 {
+            self.look_at_portals();
+        }
         self.publish(&done);
         self.note_starts(&done.leased, gates_after.unwrap_or_default());
         let leased_any = !done.leased.is_empty();
@@ -225,7 +229,8 @@ impl Worker {
             GateKey::Origin(origin) => Some(book.of(origin, now)),
             GateKey::Principal(_) => book.get(key).cloned(),
         };
-        keys.into_iter().filter_map(kept).collect()
+        let gates = keys.into_iter().filter_map(kept);
+        gates.inspect(|gate| metrics::gated(gate, now)).collect()
     }
 
     fn lease_request(&self) -> Option<Lease> {
@@ -273,6 +278,7 @@ impl Worker {
         let now = self.parts.now();
         // Counts first: who hears of an event may ask for them.
         self.parts.hub.set_totals(done.totals);
+        metrics::counted(&done.totals.counts, now);
         self.parts.refresh_connection();
         let finished = std::mem::take(&mut self.finished);
         // A server that told how long to wait is not asked before.
@@ -408,7 +414,7 @@ impl Worker {
             Some(Control::Drain(reply)) => {
                 self.passes.join(reply);
                 // Called by hand: the caller may know better than our belief.
-                self.forced = self.origins_closed_for(GateReason::Unreachable);
+                self.forced = self.origins_away();
                 self.is_hungry = true;
             }
             Some(Control::Hint) => {
@@ -435,7 +441,7 @@ impl Worker {
         }
         let counts = *self.parts.hub.status().counts();
         let is_offline = *self.parts.mode.borrow() == ConnectivityMode::Offline;
-        let is_away = !self.origins_closed_for(GateReason::Unreachable).is_empty();
+        let is_away = !self.origins_away().is_empty();
         let stopped = match next_due {
             _ if self.stopping.is_some() => Stopped::Closed,
             _ if self.parts.is_paused() => Stopped::Paused,

@@ -46,6 +46,9 @@ impl Answer {
     /// How much of an answer's body is kept at most: 64 KiB.
     pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
+    /// The status of an action of which no answer came, and the app [found out](crate::SyncVaultBuilder::verify) that it happened.
+    pub const NO_STATUS: u16 = 0;
+
     /// An answer without headers and body.
     #[must_use]
     pub fn new(status: u16, at: Timestamp) -> Self {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::frame::{Frame, FrameKind};
 use super::id::{ActionId, Lane, Origin, unscoped};
+use super::portal::PortalSign;
 use super::state::{State, WireState};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,7 +55,8 @@ pub struct Record {
     /// When it is no longer wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
-    /// When the first attempt started.
+    /// When the first attempt started that may have reached the server: from then on it knows the key. As long as nothing
+    /// ever left, the newest attempt is the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_attempt: Option<Timestamp>,
     /// When the newest attempt started.
@@ -72,6 +74,9 @@ pub struct Record {
     /// What went wrong last, in words without any content of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// The sign of a login page, if that is what the newest attempt met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub portal: Option<PortalSign>,
     /// Higher goes first among lanes that are ready; lane order is never broken.
     #[serde(default)]
     pub priority: i8,
@@ -136,6 +141,7 @@ impl Record {
             backoff_ms: 0,
             last_status: None,
             last_error: None,
+            portal: None,
             priority: 0,
             coalesce: None,
             fingerprint: String::new(),

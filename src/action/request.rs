@@ -24,6 +24,10 @@ pub struct StoredRequest {
     pub timeout: Option<Duration>,
     /// A word of the app, for finding it again.
     pub tag: Option<String>,
+    /// How long the server remembers its key; nothing = as the vault says, [`Duration::MAX`] = for ever.
+    pub key_window: Option<Duration>,
+    /// The app said that an HTML page cannot be the answer.
+    pub expects_json: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,6 +43,10 @@ struct Encoded<'a> {
     sensitive: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tag: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    expects_json: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_window_ms: Option<u64>,
 }
 
 /// A header value: text where it is text, bytes where it is not.
@@ -59,6 +67,8 @@ impl StoredRequest {
             headers: HeaderMap::new(),
             timeout: None,
             tag: None,
+            key_window: None,
+            expects_json: false,
         }
     }
 
@@ -77,10 +87,10 @@ impl StoredRequest {
             url: self.url.as_str().into(),
             headers: headers.collect(),
             sensitive: self.sensitive(),
-            timeout_ms: self
-                .timeout
-                .map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+            timeout_ms: self.timeout.map(whole_millis),
+            key_window_ms: self.key_window.map(whole_millis),
             tag: self.tag.clone(),
+            expects_json: self.expects_json,
         };
         serde_json::to_vec(&encoded).map_err(|e| unusable("cannot be encoded").with_source(e))
     }
@@ -121,7 +131,9 @@ impl StoredRequest {
             url: Url::parse(&encoded.url).map_err(|e| unusable("has a bad URL").with_source(e))?,
             headers,
             timeout: encoded.timeout_ms.map(Duration::from_millis),
+            key_window: encoded.key_window_ms.map(Duration::from_millis),
             tag: encoded.tag,
+            expects_json: encoded.expects_json,
         })
     }
 }
@@ -155,6 +167,10 @@ impl HeaderText {
     }
 }
 
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn unusable(what: &str) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the stored request {what}"))
 }
@@ -179,6 +195,8 @@ mod tests {
         );
         request.timeout = Some(Duration::from_millis(1500));
         request.tag = Some("t".into());
+        request.expects_json = true;
+        request.key_window = Some(Duration::from_secs(60));
         let bytes = request.encode().expect("encode");
         assert_eq!(StoredRequest::decode(&bytes).expect("decode"), request);
     }

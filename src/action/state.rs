@@ -130,6 +130,12 @@ pub enum DeadReason {
         /// The status of the last answer, if there was one.
         status: Option<u16>,
     },
+    /// It may have happened, its server may have forgotten its key by now, and nobody could say whether it happened. Sending it
+    /// again could do the work twice.
+    Uncertain {
+        /// When the key's [window](crate::SyncVaultBuilder::idempotency_window) was over.
+        since: Timestamp,
+    },
     /// The request cannot be sent as it is: its record, its body or its URL is unusable.
     Unsendable {
         /// What is wrong, without any content of the request.
@@ -167,6 +173,9 @@ impl fmt::Display for DeadReason {
                     "gave up after {attempts} attempts, the last one without an answer"
                 )
             }
+            Self::Uncertain { .. } => f.write_str(
+                "it may have happened, and its server may have forgotten its key: ask the server",
+            ),
             Self::Unsendable { detail } => write!(f, "cannot be sent: {detail}"),
             Self::Salvaged => write!(
                 f,

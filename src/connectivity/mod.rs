@@ -22,8 +22,11 @@ pub use probe::ProbeConnectivity;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reach {
-    /// The origin answered, and is well.
+    /// The origin itself answered, for certain, and is well.
     Reachable,
+    /// Something answered that may be the origin, or a login page of the network in its place. An attempt is worth its while;
+    /// what it gets is still looked at.
+    Unproven,
     /// The origin answered, but with a 5xx status: it can be reached, and is in trouble.
     Troubled,
     /// No answer.
@@ -62,7 +65,7 @@ pub trait Connectivity: Debug + Send + Sync + 'static {
     fn probe(&self, origin: Origin) -> ProbeFuture<'_>;
 }
 
-/// Never hints and calls everything reachable: for tests, and for a vault that shall just try.
+/// Never hints, and asks nobody: everything may be reachable. For tests, and for a vault that shall just try.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct AlwaysReachable;
@@ -81,6 +84,6 @@ impl Connectivity for AlwaysReachable {
     }
 
     fn probe(&self, _origin: Origin) -> ProbeFuture<'_> {
-        Box::pin(std::future::ready(Reach::Reachable))
+        Box::pin(std::future::ready(Reach::Unproven))
     }
 }

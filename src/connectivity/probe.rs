@@ -3,24 +3,25 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
-use http::header::LOCATION;
 use reqwest::{Client, ClientBuilder, Response, Url};
 
 use super::{Connectivity, NetworkChanges, ProbeFuture, Reach, net_watch};
 use crate::action::Origin;
+use crate::decide::{Expects, Observed, PortalGuard, PortalSign};
 use crate::error::{Error, Result};
 
 /// Probes an origin with a `HEAD` request, and listens to the network events of the operating system if this
 /// build has the feature `net-watch`.
 ///
-/// Any answer counts, whatever its status, with two exceptions that a network's login page gives itself away with:
-/// 511, and over plain `http` a redirect to another host. Over `https` the certificate has proved who answers.
-/// A probe carries no credentials.
+/// Any answer counts, whatever its status, unless the [guard](PortalGuard) of the origin sees a sign of a login page: 511, a
+/// missing header that the server always sends, and over plain `http` a redirect to another origin. An HTML page over plain
+/// `http` leaves it [open](Reach::Unproven). Over `https` the certificate has proved who answers. A probe carries no
+/// credentials.
 #[derive(Clone, Debug)]
 pub struct ProbeConnectivity {
     client: Client,
     base: Option<Url>,
+    guards: Vec<(Origin, PortalGuard)>,
     timeout: Duration,
 }
 
@@ -54,6 +55,7 @@ impl ProbeConnectivity {
         Ok(Self {
             client,
             base: None,
+            guards: Vec::new(),
             timeout: Self::TIMEOUT,
         })
     }
@@ -67,6 +69,13 @@ impl ProbeConnectivity {
         if base.set_username("").is_ok() && base.set_password(None).is_ok() {
             self.base = Some(base);
         }
+        self
+    }
+
+    /// The guard of an origin; default: [all signs](PortalGuard::all).
+    #[must_use]
+    pub fn with_portal_guard(mut self, origin: Origin, guard: PortalGuard) -> Self {
+        self.guards.push((origin, guard));
         self
     }
 
@@ -87,8 +96,10 @@ impl ProbeConnectivity {
         let Some(url) = self.target(&origin) else {
             return Reach::Unreachable;
         };
+        let own = self.guards.iter().find(|(of, _)| *of == origin);
+        let guard = own.map_or_else(PortalGuard::all, |(_, guard)| guard.clone());
         match self.client.head(url).timeout(self.timeout).send().await {
-            Ok(response) => reach(&response),
+            Ok(response) => reach(&guard, &response),
             Err(_) => Reach::Unreachable,
         }
     }
@@ -104,19 +115,18 @@ impl Connectivity for ProbeConnectivity {
     }
 }
 
-fn reach(response: &Response) -> Reach {
-    let asked = response.url();
-    let leads_away = || {
-        let to = response.headers().get(LOCATION)?.to_str().ok()?;
-        Some(asked.join(to).ok()?.host_str() != asked.host_str())
+fn reach(guard: &PortalGuard, response: &Response) -> Reach {
+    let (asked, status) = (response.url(), response.status());
+    let observed = Observed::Answer {
+        status: status.as_u16(),
+        headers: response.headers(),
     };
-    match response.status() {
-        StatusCode::NETWORK_AUTHENTICATION_REQUIRED => Reach::Portal,
-        status if status.is_redirection() && asked.scheme() == "http" => match leads_away() {
-            Some(true) => Reach::Portal,
-            _ => Reach::Reachable,
-        },
-        status if status.is_server_error() => Reach::Troubled,
+    let is_proved = asked.scheme() == "https";
+    match guard.sign(asked, &observed, Expects::JsonByAccept) {
+        Some(sign) if sign.is_certain() => Reach::Portal,
+        Some(PortalSign::Redirect) if !is_proved => Reach::Portal,
+        Some(PortalSign::Html) if !is_proved => Reach::Unproven,
+        _ if status.is_server_error() => Reach::Troubled,
         _ => Reach::Reachable,
     }
 }

@@ -29,6 +29,11 @@ impl Dice {
         Self(rand::make_rng())
     }
 
+    /// Any number.
+    pub fn number(&mut self) -> u64 {
+        self.0.random()
+    }
+
     /// Evenly from `[0, bound)`, in nanoseconds; zero for a bound of zero.
     pub fn below(&mut self, bound: Duration) -> Duration {
         let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);

@@ -15,6 +15,8 @@ pub enum FailureKind {
     Connect,
     /// The TLS handshake failed. What breaks after the handshake is [`Interrupted`](Self::Interrupted).
     Tls,
+    /// The TLS handshake failed: the certificate is for another name. Nothing of the request left.
+    TlsName,
     /// The time ran out before there was a connection.
     ConnectTimeout,
     /// The time ran out later: bytes may have left.
@@ -39,10 +41,11 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
+        Self::TlsName,
         Self::ConnectTimeout,
         Self::Timeout,
         Self::Interrupted,
@@ -68,6 +71,7 @@ impl FailureKind {
             Self::Dns
             | Self::Connect
             | Self::Tls
+            | Self::TlsName
             | Self::ConnectTimeout
             | Self::Invalid
             | Self::Credentials
@@ -84,6 +88,7 @@ impl fmt::Display for FailureKind {
             Self::Dns => "host name not found",
             Self::Connect => "no connection",
             Self::Tls => "tls handshake failed",
+            Self::TlsName => "tls handshake failed, certificate for another name",
             Self::ConnectTimeout => "timeout before there was a connection",
             Self::Timeout => "timeout after bytes may have left",
             Self::Interrupted => "connection broke after bytes may have left",

@@ -39,6 +39,8 @@ impl fmt::Debug for GateKey {
 pub enum GateReason {
     /// The server could not be reached.
     Unreachable,
+    /// A login page of the network stands before the server.
+    Portal,
     /// The server said: too many requests (429).
     RateLimited,
     /// The server, or what stands before it, said: not now (502, 503, 504, 520-530).
@@ -50,11 +52,31 @@ pub enum GateReason {
 }
 
 impl GateReason {
+    /// True when nothing is known of the server itself: it was not reached.
+    #[must_use]
+    pub fn is_absence(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Portal)
+    }
+
     /// True when the server, or what stands before it, asked for the wait, or failed again and again: only time opens such
     /// a gate.
     #[must_use]
     pub fn is_word_of_server(self) -> bool {
         matches!(self, Self::RateLimited | Self::Unavailable | Self::Failing)
+    }
+}
+
+/// What the server does, for a sentence that begins with its name.
+impl fmt::Display for GateReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "could not be reached",
+            Self::Portal => "is behind a login page of the network",
+            Self::RateLimited => "asked for fewer requests",
+            Self::Unavailable => "said that it does not serve now",
+            Self::Unauthorized => "refused the credentials",
+            Self::Failing => "failed again and again",
+        })
     }
 }
 
@@ -150,14 +172,14 @@ pub fn open_gate(mut gate: Gate, now: Timestamp) -> Gate {
 /// One gate from two results of one step, or from a gate and a result of an attempt that was under way when it closed.
 ///
 /// - What the server asked for stays: neither a good answer nor an unreachable server makes that wait shorter.
-/// - Any answer ends an older "unreachable".
+/// - Any answer ends an older "unreachable", or "portal".
 /// - Of two closings for the same kind of reason: the newer reason, the longer wait.
 #[must_use]
 pub fn merge_gates(older: Gate, newer: Gate) -> Gate {
     let at = newer.changed;
     match (older.is_closed(at), newer.is_closed(at)) {
         (false, _) => newer,
-        (true, false) if older.reason == GateReason::Unreachable => newer,
+        (true, false) if older.reason.is_absence() => newer,
         (true, false) => older,
         (true, true) => longer(older, newer),
     }
@@ -165,8 +187,8 @@ pub fn merge_gates(older: Gate, newer: Gate) -> Gate {
 
 fn longer(older: Gate, newer: Gate) -> Gate {
     let reason = match (older.reason, newer.reason) {
-        (GateReason::Unreachable, reason) if reason != GateReason::Unreachable => return newer,
-        (reason, GateReason::Unreachable) => reason,
+        (old, new) if old.is_absence() && !new.is_absence() => return newer,
+        (old, new) if !old.is_absence() && new.is_absence() => old,
         (_, newest) => newest,
     };
     let failures = older.failures.max(newer.failures);

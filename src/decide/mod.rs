@@ -10,13 +10,17 @@ mod key;
 mod origin;
 mod plan;
 mod policy;
+mod portal;
 mod redirect;
 mod retry_after;
 mod settlement;
 mod storable;
+mod trace;
 mod verdict;
 mod why;
+mod window;
 
+pub use crate::action::PortalSign;
 pub use backoff::Backoff;
 pub use closing::{Closing, reset_gate};
 pub use dice::Dice;
@@ -30,12 +34,15 @@ pub use origin::{
 };
 pub use plan::{Plan, Situation, plan};
 pub use policy::RetryPolicy;
+pub use portal::{Expects, PortalGuard, awaits_probe, gate_beside};
 pub use redirect::{REDIRECTS_MAX, Redirect, follow};
 pub use retry_after::retry_after;
 pub use settlement::{Counted, DeadLane, Settlement};
 pub use storable::{is_credential, split_credentials};
+pub use trace::{TRACEPARENT, TraceParent};
 pub use verdict::{
-    Classifier, Observation, Observed, OriginWell, RetryScope, Stamp, Verdict, is_good_answer,
-    verdict,
+    Classifier, Observation, Observed, OriginWell, PortalDoubt, RetryScope, Stamp, Verdict,
+    is_good_answer, verdict,
 };
 pub use why::{Holding, why};
+pub use window::KeyUse;

@@ -9,7 +9,7 @@ use super::{
     OriginState, RetryPolicy, RetryScope, Settlement, Sign, Trip, Verdict, is_good_answer,
     reset_gate,
 };
-use crate::action::{DeadReason, Record, WireState};
+use crate::action::{DeadReason, PortalSign, Record, WireState};
 use crate::clock::Timestamp;
 
 /// The wait after a shortage of this machine: short, and never zero.
@@ -48,6 +48,8 @@ pub struct Plan {
     pub wire: WireState,
     /// The gate to set, of the origin or of the principal; nothing = none changes.
     pub gate: Option<Gate>,
+    /// The sign of a login page, if that is what was met.
+    pub portal: Option<PortalSign>,
     /// What is remembered of the origin now.
     pub origin: OriginState,
     /// The status of the answer, if there was one.
@@ -89,8 +91,16 @@ pub fn plan(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) ->
         origin,
         settlement: not_before(settlement(situation, policy, dice), budget),
         wire: wire_after(situation),
+        portal: sign_of(situation),
         status: situation.observed.status(),
         error: error_text(situation),
+    }
+}
+
+fn sign_of(situation: &Situation<'_>) -> Option<PortalSign> {
+    match situation.verdict {
+        Verdict::Portal(sign) => Some(*sign),
+        _ => None,
     }
 }
 
@@ -144,6 +154,7 @@ fn settlement(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) 
             ..
         } => behind_gate(situation, policy, *counts, dice),
         Verdict::Unreachable => behind_gate(situation, policy, policy.unreachable, dice),
+        Verdict::Portal(_) => behind_gate(situation, policy, Counted::No, dice),
         Verdict::Hold => behind_gate(situation, policy, Counted::No, dice),
     }
 }
@@ -228,6 +239,7 @@ fn gate_after(
             *after,
         ),
         Verdict::Unreachable => (origin(), situation.gate, GateReason::Unreachable, None),
+        Verdict::Portal(_) => (origin(), situation.gate, GateReason::Portal, None),
         Verdict::Hold => (
             GateKey::Principal(record.principal.clone()),
             situation.principal_gate,
@@ -250,7 +262,7 @@ fn reset_after(situation: &Situation<'_>) -> Option<Gate> {
     let status = situation.observed.status()?;
     let is_good = is_good_answer(status) || *situation.verdict == Verdict::Delivered;
     // Whatever it answered: it was reached.
-    let is_reset = |gate: &&Gate| is_good || gate.reason == GateReason::Unreachable;
+    let is_reset = |gate: &&Gate| is_good || gate.reason.is_absence();
     let gate = situation.gate.filter(is_reset);
     let principal_gate = situation
         .principal_gate
@@ -277,7 +289,8 @@ fn wire_after(situation: &Situation<'_>) -> WireState {
     };
     match situation.verdict {
         Verdict::Delivered | Verdict::Reject(_) => WireState::Answered,
-        Verdict::Unreachable => WireState::MaybeSent,
+        Verdict::Portal(sign) if sign.is_certain() => situation.wire_before,
+        Verdict::Unreachable | Verdict::Portal(_) => WireState::MaybeSent,
         _ if situation.wire_before == WireState::MaybeSent => WireState::MaybeSent,
         _ if is_word_of_a_gateway(status) => WireState::MaybeSent,
         _ => WireState::Answered,
@@ -291,6 +304,9 @@ fn is_word_of_a_gateway(status: u16) -> bool {
 
 fn error_text(situation: &Situation<'_>) -> Option<String> {
     match (situation.observed, situation.verdict) {
+        (Observed::Answer { status, .. }, Verdict::Portal(sign)) => {
+            Some(format!("status {status}, not from the server: {sign}"))
+        }
         (Observed::Failure(kind), _) => Some(kind.to_string()),
         (Observed::Answer { .. }, Verdict::Delivered) => None,
         (Observed::Answer { status, .. }, Verdict::Unreachable) => {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method};
 
-use super::{Counted, FailureKind, retry_after};
-use crate::action::{DeadReason, Origin, WireState};
+use super::portal::is_promise_broken;
+use super::{Counted, Expects, FailureKind, retry_after};
+use crate::action::{DeadReason, Origin, PortalSign, WireState};
 use crate::clock::Timestamp;
 
 /// What came of one attempt, and what was known before it.
@@ -25,6 +26,12 @@ pub struct Observation<'a> {
     pub credentials: Stamp,
     /// Whether the origin is well otherwise.
     pub origin_well_since: OriginWell,
+    /// The sign of a login page that the [guard](super::PortalGuard) of the origin saw.
+    pub portal: Option<PortalSign>,
+    /// Whether that sign is this action's own.
+    pub portal_doubt: PortalDoubt,
+    /// What kind of answer the request expects.
+    pub expects: Expects,
     /// When the answer, or the failure, came.
     pub received: Timestamp,
 }
@@ -45,6 +52,9 @@ impl<'a> Observation<'a> {
             wire_before: WireState::NeverSent,
             credentials: Stamp::None,
             origin_well_since: OriginWell::No,
+            portal: None,
+            portal_doubt: PortalDoubt::No,
+            expects: Expects::Anything,
             received,
         }
     }
@@ -100,6 +110,18 @@ pub enum OriginWell {
     Yes,
 }
 
+/// Is the sign of a login page to be doubted?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PortalDoubt {
+    /// Not that we know.
+    #[default]
+    No,
+    /// The action's previous attempt met a sign too, and since then the origin has answered something else that no login
+    /// page answers: the sign is the action's own.
+    Yes,
+}
+
 /// What waits before the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -131,6 +153,8 @@ pub enum Verdict {
     Hold,
     /// The server was not reached: the origin waits, connectivity is probed.
     Unreachable,
+    /// A login page of the network stands in the server's place: the whole vault waits, and the network is probed.
+    Portal(PortalSign),
 }
 
 /// An app's own reading of what came back, asked before the table.
@@ -164,6 +188,8 @@ where
 ///
 /// | what came back | verdict | counts |
 /// | --- | --- | --- |
+/// | a sign of a login page, not to be doubted | portal | |
+/// | 2xx that breaks what the app said of its server, in doubt | retry | yes |
 /// | 2xx; 304 to a GET or HEAD | delivered | |
 /// | 429 | retry, the origin waits | no |
 /// | 407, 502, 503, 504, 520-530 | retry, the origin waits | if the origin is well otherwise, without `Retry-After` |
@@ -187,6 +213,9 @@ where
 /// ```
 #[must_use]
 pub fn verdict(observation: &Observation<'_>, retry_after_max: Duration) -> Verdict {
+    if let Some(verdict) = of_portal(observation) {
+        return verdict;
+    }
     match observation.observed {
         Observed::Failure(kind) => of_failure(kind),
         Observed::Answer { status, headers } => {
@@ -201,6 +230,22 @@ pub fn verdict(observation: &Observation<'_>, retry_after_max: Duration) -> Verd
 #[must_use]
 pub fn is_good_answer(status: u16) -> bool {
     matches!(status, 200..=499) && !matches!(status, 407 | 408 | 425 | 429)
+}
+
+/// Nothing when there is no sign, or when it is the action's own: the rest of the table reads the answer then.
+fn of_portal(observation: &Observation<'_>) -> Option<Verdict> {
+    let sign = observation.portal?;
+    match observation.portal_doubt {
+        PortalDoubt::No => Some(Verdict::Portal(sign)),
+        PortalDoubt::Yes => {
+            let status = observation.observed.status();
+            is_promise_broken(sign, status, observation.expects).then_some(Verdict::Retry {
+                scope: RetryScope::Action,
+                counts: Counted::Yes,
+                after: None,
+            })
+        }
+    }
 }
 
 fn of_status(observation: &Observation<'_>, status: u16, after: Option<Duration>) -> Verdict {
@@ -253,6 +298,7 @@ fn of_failure(kind: FailureKind) -> Verdict {
         FailureKind::Dns
         | FailureKind::Connect
         | FailureKind::Tls
+        | FailureKind::TlsName
         | FailureKind::ConnectTimeout => Verdict::Unreachable,
         FailureKind::Timeout | FailureKind::Interrupted | FailureKind::Other => retry(Counted::Yes),
         FailureKind::Redirect | FailureKind::Invalid | FailureKind::Body => {

@@ -110,6 +110,7 @@ impl Draft {
             key: attempt::wire_key(&self.request, record),
             own_credentials: self.own_credentials.clone(),
             principal: self.principal.clone(),
+            origin: self.origin.clone(),
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum Status {
     Pending(Counts),
     /// Something is on the wire.
     Syncing(Counts),
+    /// Something waits, and a login page of the network stands before a server: somebody has to log in to the network.
+    Portal(Counts),
     /// Nothing is on the wire, and dead letters or a failed store need somebody.
     Error(Counts),
 }
@@ -34,14 +36,19 @@ impl Status {
             Self::Synced(counts)
             | Self::Pending(counts)
             | Self::Syncing(counts)
+            | Self::Portal(counts)
             | Self::Error(counts) => counts,
         }
     }
 
-    pub(super) fn of(counts: Counts, store_failed: bool) -> Self {
-        if counts.in_flight > 0 && !store_failed {
+    pub(super) fn of(counts: Counts, trouble: Trouble) -> Self {
+        if trouble == Trouble::Store {
+            Self::Error(counts)
+        } else if counts.in_flight > 0 {
             Self::Syncing(counts)
-        } else if counts.dead > 0 || store_failed {
+        } else if counts.pending > 0 && trouble == Trouble::Portal {
+            Self::Portal(counts)
+        } else if counts.dead > 0 {
             Self::Error(counts)
         } else if counts.pending > 0 {
             Self::Pending(counts)
@@ -49,6 +56,16 @@ impl Status {
             Self::Synced(counts)
         }
     }
+}
+
+/// What is wrong beside the actions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    None,
+    /// A login page of the network was met.
+    Portal,
+    /// The store failed.
+    Store,
 }
 
 /// A stream of [`Status`], starting with the current one.

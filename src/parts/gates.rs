@@ -7,14 +7,20 @@ use crate::action::Origin;
 use crate::clock::Timestamp;
 use crate::decide::{Gate, GateKey, Hold, OriginState};
 
+use super::portal::Testimony;
+
 /// What is known about gates, in memory.
 #[derive(Debug, Default)]
 pub(crate) struct GateBook {
-    gates: HashMap<GateKey, Gate>,
+    pub(super) gates: HashMap<GateKey, Gate>,
     states: HashMap<Origin, OriginState>,
     well: HashMap<Origin, Timestamp>,
     /// Direct sends that are the probe of their half-open origin, since when.
     probes: HashMap<Origin, Timestamp>,
+    pub(super) testimony: HashMap<Origin, Testimony>,
+    /// Changed with those of others, and not written yet.
+    pub(super) unsaved: Vec<GateKey>,
+    pub(super) is_portal_passed: bool,
 }
 
 impl GateBook {

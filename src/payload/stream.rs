@@ -29,9 +29,14 @@ pub(crate) async fn load(store: &Arc<dyn Store>, body: &Body) -> Result<Body> {
     if !is_small {
         return Ok(body.clone());
     }
-    let chunks = chunks_of(store.clone(), body.clone());
+    whole(store.clone(), body.clone()).await.map(Body::Bytes)
+}
+
+/// All of a body, checked.
+pub(crate) async fn whole(store: Arc<dyn Store>, body: Body) -> Result<Bytes> {
+    let chunks = chunks_of(store, body);
     let whole: BytesMut = chunks.try_collect().await?;
-    Ok(Body::Bytes(whole.freeze()))
+    Ok(whole.freeze())
 }
 
 /// Finds a file that is gone or has another length before anything is sent.

@@ -17,7 +17,8 @@ pub enum Amend {
         now: Timestamp,
     },
     /// Send a dead letter back: to the end of its lane, or to its old place when it blocks its lane; with the same id,
-    /// key and body, counted attempts at zero.
+    /// key and body, counted attempts at zero. One that died as [`Uncertain`](crate::DeadReason::Uncertain) has no first attempt
+    /// after it: whoever sends it back answers for that.
     Requeue {
         /// Which.
         id: ActionId,

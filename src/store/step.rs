@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Totals;
-use crate::action::{ActionId, Body, Origin, Record, State, WireState};
+use crate::action::{ActionId, Body, Origin, PortalSign, Record, State, WireState};
 use crate::clock::Timestamp;
 use crate::decide::{Gate, Settlement};
 
@@ -139,6 +139,8 @@ pub struct Settle {
     pub result: Settlement,
     /// What the server may have seen now.
     pub wire: WireState,
+    /// The sign of a login page, if that is what was met.
+    pub portal: Option<PortalSign>,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
     /// What went wrong, in words without any content of the request.
@@ -161,6 +163,7 @@ impl Settle {
             epoch,
             result,
             wire,
+            portal: None,
             status: None,
             error: None,
             answer: None,

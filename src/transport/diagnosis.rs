@@ -63,11 +63,19 @@ fn connect_kind(error: &reqwest::Error) -> FailureKind {
         .any(|text| says(error, text))
     {
         FailureKind::Connect
+    } else if any(error, is_for_another_name) {
+        FailureKind::TlsName
     } else if any(error, |link| link.is::<io::Error>()) {
         FailureKind::Tls
     } else {
         FailureKind::Connect
     }
+}
+
+/// What rustls says of a certificate for another name, with and without the names.
+fn is_for_another_name(link: &(dyn StdError + 'static)) -> bool {
+    let text = link.to_string();
+    text.contains("certificate not valid for name") || text.contains("NotValidForName")
 }
 
 /// No file descriptor, no memory, no local port: the server has nothing to do with it.
@@ -94,6 +102,7 @@ fn may_be_shown(error: &reqwest::Error, kind: FailureKind) -> bool {
         FailureKind::Dns
             | FailureKind::Connect
             | FailureKind::Tls
+            | FailureKind::TlsName
             | FailureKind::Interrupted
             | FailureKind::Other
     );

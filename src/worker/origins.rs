@@ -1,22 +1,26 @@
 //! Origins in trouble, or just out of it: how much of them is leased, and who asks whether they are back.
 
 use super::Worker;
-use super::probing::Probed;
 use crate::action::Origin;
-use crate::connectivity::Reach;
-use crate::decide::{Gate, GateKey, GateReason, open_gate};
+use crate::decide::{Gate, GateKey};
 use crate::parts::{ConnectivityMode, GateBook};
 use crate::store::Leased;
 
 impl Worker {
-    /// An origin in trouble gets one attempt at a time, until it answers well; then as many as its window lets run.
+    /// An origin in trouble gets one attempt at a time, until it answers well, and one behind a login page none before a probe; then as many as its window lets run.
     pub(super) fn origin_slots(&self) -> Vec<(Origin, usize)> {
         let (mut book, policy) = (self.parts.gates(), &self.parts.options.policy.origin);
+        let is_probed = *self.parts.mode.borrow() == ConnectivityMode::Auto;
         let origins = self.limited(&book);
         let slots = |origin: Origin| {
             let running = self.running.values().filter(|r| r.origin == origin);
             let running = running.count();
-            let probe = book.is_troubled(&origin).then(|| usize::from(running == 0));
+            let is_held = is_probed
+                && book.portal_before(&origin).is_some()
+                && !self.forced.contains(&origin);
+            let probe = book
+                .is_troubled(&origin)
+                .then(|| usize::from(running == 0 && !is_held));
             let room = book.state(&origin).room(running, policy);
             let slots = [probe, room].into_iter().flatten().min()?;
             Some((origin, slots))
@@ -63,10 +67,11 @@ impl Worker {
         }
     }
 
-    pub(super) fn origins_closed_for(&self, reason: GateReason) -> Vec<Origin> {
+    /// The origins that are not reached.
+    pub(super) fn origins_away(&self) -> Vec<Origin> {
         let gates = self.parts.gates();
         let origins = gates.troubled().filter_map(|gate| match &gate.key {
-            GateKey::Origin(origin) if gate.reason == reason => Some(origin.clone()),
+            GateKey::Origin(origin) if gate.reason.is_absence() => Some(origin.clone()),
             _ => None,
         });
         origins.collect()
@@ -75,34 +80,9 @@ impl Worker {
     /// Asks each unreachable origin whether it is back. Only when something hinted at it.
     pub(super) fn probe(&mut self) {
         if *self.parts.mode.borrow() == ConnectivityMode::Auto {
-            for origin in self.origins_closed_for(GateReason::Unreachable) {
+            for origin in self.origins_away() {
                 self.probing.start(&self.parts, origin);
             }
         }
-    }
-
-    pub(super) fn on_probed(&mut self, probed: Probed) {
-        let Probed { origin, reach } = probed;
-        tracing::debug!(%origin, ?reach, "probed");
-        let (now, policy) = (self.parts.now(), &self.parts.options.policy.origin);
-        let mut gates = self.parts.gates();
-        if reach == Reach::Reachable {
-            gates.answered_well(&origin, now);
-        }
-        if matches!(reach, Reach::Reachable | Reach::Troubled)
-            && let Some(gate) = gates.origin(&origin).cloned()
-        {
-            let wait = match gate.reason {
-                GateReason::Unreachable => {
-                    let mut dice = self.parts.dice();
-                    gates.state(&origin).reconnected(now, policy, &mut dice)
-                }
-                _ => std::time::Duration::ZERO,
-            };
-            let gate = open_gate(gate, now.after(wait));
-            gates.set(gate.clone());
-            self.gates.push(gate);
-        }
-        self.is_hungry = true;
     }
 }

@@ -28,11 +28,16 @@ mod filled;
 /// Vaults of every released version still open.
 #[cfg(all(feature = "sled", feature = "sqlite", feature = "encrypt"))]
 mod golden;
+/// Servers that forget keys.
+#[cfg(feature = "test-util")]
+mod key_window;
 /// The direction between modules, and small files.
 mod layout;
 /// The outbox: a request in the app's own transaction.
 #[cfg(feature = "sqlite")]
 mod outbox;
+/// Login pages of networks.
+mod portal;
 /// Power cuts, with root and a loop device only.
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod power_cut;
@@ -42,6 +47,8 @@ mod processes;
 /// Encryption at rest: keys, rotation, tampering, forgetting, and no secret left in clear.
 #[cfg(feature = "encrypt")]
 mod sealed;
+/// Looking into a vault: reasons, numbers, traces, metrics.
+mod seeing;
 /// Every rule of the public store contract, on each store of the crate.
 #[cfg(feature = "test-util")]
 mod store_contract;

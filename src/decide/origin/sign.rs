@@ -25,7 +25,7 @@ impl Sign {
     #[must_use]
     pub fn of(verdict: &Verdict, observed: &Observed<'_>) -> Self {
         match (verdict, observed) {
-            (Verdict::Unreachable, _) => Self::Away,
+            (Verdict::Unreachable | Verdict::Portal(_), _) => Self::Away,
             (
                 Verdict::Retry {
                     scope: RetryScope::Origin,

@@ -225,6 +225,7 @@ fn every_failure_is_read_as_the_table_says() {
         (FailureKind::Dns, true, Verdict::Unreachable),
         (FailureKind::Connect, true, Verdict::Unreachable),
         (FailureKind::Tls, true, Verdict::Unreachable),
+        (FailureKind::TlsName, true, Verdict::Unreachable),
         (FailureKind::ConnectTimeout, true, Verdict::Unreachable),
         (FailureKind::Timeout, false, retry(Counted::Yes)),
         (FailureKind::Interrupted, false, retry(Counted::Yes)),

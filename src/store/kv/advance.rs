@@ -103,6 +103,7 @@ impl<E: Engine> Queue<E> {
         record.wire = settle.wire;
         record.last_status = settle.status.or(record.last_status);
         record.last_error = settle.error;
+        record.portal = settle.portal;
         if let Some(answer) = answer {
             self.put_answer(&mut record, &answer)?;
         }
@@ -162,6 +163,9 @@ impl<E: Engine> Queue<E> {
         let state = change_state(record, change)?;
         record.state = state;
         record.attempts += 1;
+        if record.wire == WireState::NeverSent {
+            record.first_attempt = None;
+        }
         record.first_attempt.get_or_insert(now);
         record.previous_attempt = record.last_attempt.replace(now);
         record.wire = WireState::MaybeSent;

@@ -6,7 +6,7 @@ use super::ending::change_state;
 use super::keys::{self, Place};
 use super::queue::Queue;
 use super::records::{Found, Kept};
-use crate::action::{ActionId, Change, Record, State, WireState};
+use crate::action::{ActionId, Change, DeadReason, Record, State, WireState};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::store::Amended;
@@ -35,6 +35,13 @@ impl<E: Engine> Queue<E> {
         }
         if self.is_forgetting(record.principal.as_deref()) {
             return Ok(Amended::Unknown);
+        }
+        if let State::Dead {
+            reason: DeadReason::Uncertain { .. },
+            ..
+        } = record.state
+        {
+            record.first_attempt = None;
         }
         let keeps_place = self.exhume(&record)?;
         if !keeps_place {

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use super::StoreFactory;
 use super::draft::origin;
-use super::rig::{ids, leased_ids, rig, settle_of};
-use crate::action::WireState;
-use crate::decide::Settlement;
+use super::rig::{ids, leased_ids, retry_at, rig, settle_of};
+use crate::action::{DeadReason, WireState};
+use crate::decide::{DeadLane, Settlement};
 
 /// One at a time, each after the one before is settled.
 pub async fn a_lane_gives_its_actions_in_order(factory: &impl StoreFactory) {
@@ -171,6 +171,44 @@ pub async fn a_lease_counts_its_attempt_and_keeps_its_times(factory: &impl Store
         rig.retry(&record, rig.at(5)).await;
         rig.wait(10);
     }
+}
+
+/// From the first attempt that may have left on, the server knows the key. That time is on disk before the first byte leaves.
+pub async fn the_first_attempt_that_may_have_left_survives_a_crash(factory: &impl StoreFactory) {
+    let mut rig = rig(factory).await;
+    rig.queue(rig.draft("a")).await;
+    let unreached = rig.lease_only().await;
+    let mut settle = settle_of(&unreached, retry_at(rig.at(5)));
+    settle.wire = WireState::NeverSent;
+    rig.settle_with(settle).await.expect("accepted");
+    rig.wait(10);
+    let first = rig.now;
+    assert_eq!(rig.lease_only().await.first_attempt, Some(first));
+    let mut rig = rig.crash().await;
+    rig.wait(10);
+    let again = rig.lease_only().await;
+    assert_eq!(again.first_attempt, Some(first));
+    let sent = rig.die(&again, DeadLane::Skip).await;
+    rig.requeue(sent.id).await;
+    assert_eq!(
+        rig.lease_only().await.first_attempt,
+        Some(first),
+        "a person sends it back"
+    );
+}
+
+/// Whoever sends an uncertain one back answers for it: its first attempt is the next one.
+pub async fn an_uncertain_letter_that_is_sent_back_starts_anew(factory: &impl StoreFactory) {
+    let mut rig = rig(factory).await;
+    rig.queue(rig.draft("a")).await;
+    let leased = rig.lease_only().await;
+    let reason = DeadReason::Uncertain { since: rig.now };
+    let lane = DeadLane::Skip;
+    rig.settle(&leased, Settlement::Dead { reason, lane }).await;
+    rig.requeue(leased.id).await;
+    rig.wait(10);
+    let again = rig.lease_only().await;
+    assert_eq!(again.first_attempt, Some(rig.now));
 }
 
 /// Settling n and leasing n+1 is one commit.

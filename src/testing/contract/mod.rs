@@ -281,6 +281,8 @@ macro_rules! __store_contract_rules {
                 the_next_head_waits_for_its_own_time
                 a_leased_action_is_maybe_sent_on_disk
                 a_lease_counts_its_attempt_and_keeps_its_times
+                an_uncertain_letter_that_is_sent_back_starts_anew
+                the_first_attempt_that_may_have_left_survives_a_crash
                 one_advance_settles_and_leases_the_next
                 a_hot_lane_does_not_starve_others
                 lanes_take_turns

@@ -158,6 +158,12 @@ impl Behaviour {
         self
     }
 
+    /// Sets a header of the answer in place of the usual one.
+    pub(crate) fn replace_header(mut self, name: &str, value: &str) -> Self {
+        self.reply.headers.retain(|(usual, _)| usual != name);
+        self.header(name, value)
+    }
+
     /// Another body for the answer.
     pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.reply.body = body.into();

@@ -350,7 +350,8 @@ async fn what_is_no_longer_wanted_expires_and_what_is_early_waits() {
         .expect("send");
     let early = early.ticket().expect("queued");
     let why = vault.why_pending(early.id()).await.expect("why");
-    assert!(matches!(why, WhyPending::Due { .. }), "{why:?}");
+    assert_eq!(why, WhyPending::NotBefore { at: time.into() });
+    assert_eq!(why.next(), Some(time.into()));
     soon(early.wait()).await.expect("end");
     assert!(SystemTime::now() >= time);
     assert_eq!(server.received().len(), 1);

@@ -95,10 +95,10 @@ async fn a_certificate_of_nobody_is_tls() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_is_tls() {
+async fn a_certificate_for_another_name_is_a_kind_of_its_own() {
     let server = TlsServer::start("other.example", |_| {}).await;
     let kind = failure(server.url.clone(), Some(&server.certificate)).await;
-    assert_eq!(kind, FailureKind::Tls);
+    assert_eq!(kind, FailureKind::TlsName);
 }
 
 #[tokio::test]

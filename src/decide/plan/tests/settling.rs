@@ -6,6 +6,7 @@ use super::*;
 fn a_delivery_settles_without_a_trace() {
     let plan = story().answered(204);
     let want = Plan {
+        portal: None,
         settlement: Settlement::Delivered { status: 204 },
         wire: WireState::Answered,
         origin: plan.origin.clone(),

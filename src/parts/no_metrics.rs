@@ -1,0 +1,11 @@
+//! Stands in for the numbers in builds without the feature `metrics`: nothing is told.
+
+use crate::action::{Counts, Origin};
+use crate::clock::Timestamp;
+use crate::decide::{Gate, Verdict};
+
+pub(crate) fn attempted(_origin: &Origin, _verdict: &Verdict) {}
+
+pub(crate) fn counted(_counts: &Counts, _now: Timestamp) {}
+
+pub(crate) fn gated(_gate: &Gate, _now: Timestamp) {}
