@@ -3,7 +3,7 @@
 
 mod principals;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -164,7 +164,7 @@ pub(crate) struct Parts {
 /// What is known about gates, in memory: the stored gates, and when each origin last answered well.
 #[derive(Debug, Default)]
 pub(crate) struct GateBook {
-    gates: HashMap<GateKey, Gate>,
+    gates: BTreeMap<GateKey, Gate>,
     well: HashMap<Origin, Timestamp>,
 }
 

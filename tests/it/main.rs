@@ -36,6 +36,9 @@ mod processes;
 /// Encryption at rest: keys, rotation, tampering, forgetting, and no secret left in clear.
 #[cfg(feature = "encrypt")]
 mod sealed;
+/// Whole vaults in a simulated world.
+#[cfg(feature = "test-util")]
+mod simulation;
 /// Every rule of the public store contract, on each store of the crate.
 #[cfg(feature = "test-util")]
 mod store_contract;

@@ -119,8 +119,10 @@ impl Caller {
             return;
         };
         self.world.state().history.called(nth);
-        self.world
-            .note(format_args!("the app calls for {nth} in {:?}", self.lane));
+        self.world.note(format_args!(
+            "the app calls for {nth} in {:?}: {delivery:?}",
+            self.lane
+        ));
         let told = match self.patience() {
             Patience::Endless => Some(tell(request, delivery).await),
             Patience::Polls(polls) => within_polls(polls, tell(request, delivery)).await,

@@ -136,7 +136,10 @@ fn queued_at(call: &Call) -> Option<u64> {
     let is_certain = !call.may_be_requeued && !call.is_forgotten && call.ids.len() <= 1;
     let is_repeated = call.called.len() > 1;
     let is_returned = |(_, told): &(u64, Told)| matches!(told, Told::Sent { status, .. } if !(200..300).contains(status));
-    let was_gone = is_repeated && (!call.is_ahead() || call.told.iter().any(is_returned));
+    let may_end_early =
+        call.may_be_cancelled || call.expires_in.is_some() || call.coalesce.is_some();
+    let was_gone =
+        is_repeated && (!call.is_ahead() || may_end_early || call.told.iter().any(is_returned));
     if !is_certain || was_gone {
         return None;
     }

@@ -31,6 +31,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(300);
 const DRAIN_MAX_JUMPED: Duration = Duration::from_secs(26 * 60 * 60);
 /// Between two looks for something that could go and does not.
 const LOOK: Duration = Duration::from_secs(2);
+/// The same, when there is nothing to be seen for long.
+const LOOK_MAX: Duration = Duration::from_secs(600);
 /// After a failed step of the store the vault waits up to this long.
 const FAILURE_MAX: Duration = Duration::from_secs(40);
 
@@ -120,7 +122,6 @@ impl Life {
             .clock(WorldClock(world.clone()))
             .retry_policy(policy)
             .max_in_flight(plan.max_in_flight)
-            .event_buffer(100_000)
             .seed(self.dice.next())
             .on_dead_letter(move |letter| {
                 let mut state = letters.state();
@@ -420,8 +421,15 @@ impl Living {
 /// Looks for what could go and does not: a wake-up that was lost.
 async fn watch_wakes(world: Arc<World>, vault: SyncVault) {
     let mut before: Option<(ActionId, usize)> = None;
+    let (mut pause, mut seen) = (LOOK, 0);
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
+        let attempts = world.state().history.attempts.len();
+        pause = match attempts == seen {
+            true => (pause * 2).min(LOOK_MAX),
+            false => LOOK,
+        };
+        seen = attempts;
         let now = world.elapsed();
         let is_fair = {
             let state = world.state();
@@ -433,7 +441,6 @@ async fn watch_wakes(world: Arc<World>, vault: SyncVault) {
             before = None;
             continue;
         }
-        let attempts = world.state().history.attempts.len();
         let ready = first_ready(&vault).await.map(|id| (id, attempts));
         if ready.is_some() && ready == before {
             let nth = ready.and_then(|(id, _)| world.state().history.call_of(&id.to_string()));
@@ -442,6 +449,9 @@ async fn watch_wakes(world: Arc<World>, vault: SyncVault) {
                 format!("{nth:?} could go, and nobody wakes"),
             );
             return;
+        }
+        if ready.is_some() {
+            pause = LOOK;
         }
         before = ready;
     }

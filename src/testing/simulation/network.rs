@@ -11,6 +11,7 @@ use http::Method;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use reqwest::{Response, ResponseBuilderExt, Url};
 
+use super::history::Call;
 use super::plan::ORIGINS;
 use super::report::Promise;
 use super::server::{OWN, Reply};
@@ -19,6 +20,7 @@ use super::world::{State, World};
 use crate::action::Origin;
 use crate::connectivity::{Connectivity, NetworkChange, NetworkChanges, ProbeFuture, Reach};
 use crate::decide::{FailureKind, key_from_header};
+use crate::dispatch::Delivery;
 use crate::transport::{Transport, TransportFailure, TransportFuture};
 
 /// How long the client waits for an answer.
@@ -311,7 +313,10 @@ impl World {
                 ));
             }
         }
+        // The app may ask for one try now, whatever the server said.
+        let is_demanded = |call: &Call| call.delivery == Some(Delivery::Never);
         if let Some(wait) = state.network.waits[sent.origin]
+            && !state.history.calls.get(nth).is_some_and(is_demanded)
             && wait.since + SLACK < now
             && now < wait.until
         {
