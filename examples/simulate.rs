@@ -2,12 +2,13 @@
 //!
 //! `cargo run --release --features test-util --example simulate -- --seeds 100000`
 //!
-//! `--from S` begins at another seed, `--requests N` makes the runs longer, `--threads N` uses so many threads.
+//! `--from S` begins at another seed, `--requests N` makes the runs longer, `--threads N` uses so many threads,
+//! `--first` ends with the first seed that breaks a promise.
 //! `--seed X --trace` runs one and prints everything that happened in it.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -26,6 +27,7 @@ struct Options {
     requests: u64,
     threads: usize,
     is_traced: bool,
+    ends_with_first: bool,
 }
 
 /// What all runs together came to.
@@ -64,6 +66,7 @@ impl Options {
             requests: Simulation::REQUESTS,
             threads: cores,
             is_traced: false,
+            ends_with_first: false,
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
@@ -77,6 +80,7 @@ impl Options {
                 "--seed" => options.seed = Some(number()?),
                 "--requests" => options.requests = number()?,
                 "--threads" => options.threads = usize::try_from(number()?)?.max(1),
+                "--first" => options.ends_with_first = true,
                 "--trace" => options.is_traced = true,
                 _ => return Err(format!("{word} is not known: see the head of the file").into()),
             }
@@ -109,17 +113,19 @@ fn code(is_clean: bool) -> ExitCode {
 fn many(options: &Options) -> ExitCode {
     let bar = bar(options.seeds);
     let (next, sum) = (AtomicU64::new(0), Mutex::new(Sum::default()));
-    let begun = Instant::now();
+    let (is_over, begun) = (AtomicBool::new(false), Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..options.threads {
             scope.spawn(|| {
                 loop {
                     let nth = next.fetch_add(1, Ordering::Relaxed);
-                    if nth >= options.seeds {
+                    if nth >= options.seeds || is_over.load(Ordering::Relaxed) {
                         break;
                     }
                     let simulation = Simulation::new(options.from + nth).requests(options.requests);
                     let report = simulation.run();
+                    let is_enough = options.ends_with_first && !report.is_clean();
+                    is_over.fetch_or(is_enough, Ordering::Relaxed);
                     sum.lock().expect("no thread panics").add(report);
                     bar.inc(1);
                 }

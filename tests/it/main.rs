@@ -27,6 +27,8 @@ mod layout;
 /// The outbox: a request in the app's own transaction.
 #[cfg(feature = "sqlite")]
 mod outbox;
+/// Bugs that are put into a copy of the source, for the suites to find.
+mod planted;
 /// Power cuts, with root and a loop device only.
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod power_cut;
