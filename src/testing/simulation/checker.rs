@@ -33,8 +33,10 @@ impl History {
 
     /// What was told to be delivered is not sent again.
     fn duplicated(&self, nth: usize, call: &Call, attempts: &[&Attempt]) -> Option<Breach> {
-        let delivered = self.delivered.get(&nth).filter(|_| call.is_ahead())?;
-        let again = attempts.iter().any(|attempt| attempt.began > *delivered);
+        let delivered = self.delivered.get(&nth)?;
+        // Who is forgotten has no keys any more.
+        let must_know = call.is_ahead() && !call.is_forgotten;
+        let again = must_know && attempts.iter().any(|attempt| attempt.began > *delivered);
         let text = || format!("{nth} is sent after it was told to be delivered");
         again.then(|| Breach::new(Promise::Duplicated, text()))
     }

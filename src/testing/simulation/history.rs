@@ -163,6 +163,12 @@ impl History {
         }
     }
 
+    /// Is an attempt of this life under way?
+    pub(super) fn is_on_wire(&self, life: u64) -> bool {
+        let mut of_life = self.attempts.iter().rev().take_while(|a| a.life == life);
+        of_life.any(|attempt| attempt.ended.is_none())
+    }
+
     pub(super) fn effect(&mut self, call: usize) {
         self.effects.push(call);
     }

@@ -219,8 +219,9 @@ impl Living {
             let nth = self.world.state().history.call_of(&id.to_string());
             let call = nth.and_then(|nth| self.world.state().history.calls.get(nth).cloned());
             let (is_free, is_requeued) = match &call {
+                // Of a direct send that nobody was told of, a refusal leaves nothing.
                 Some(call) => (
-                    call.may_be_discarded || call.is_forgotten,
+                    call.may_be_discarded || call.is_forgotten || !call.ids.contains(&id),
                     call.may_be_requeued,
                 ),
                 None => (true, true),
@@ -434,10 +435,11 @@ async fn watch_wakes(world: Arc<World>, vault: SyncVault) {
         let is_fair = {
             let state = world.state();
             let is_calm = state.disk.pace_ms == 0 && !state.has_jumped && !state.is_crashed;
-            is_calm && state.disk.failed_at.is_none_or(|at| at + FAILURE_MAX < now)
+            let is_well = state.disk.failed_at.is_none_or(|at| at + FAILURE_MAX < now);
+            // What is on the wire holds a slot, also when its principal is forgotten meanwhile.
+            is_calm && is_well && !state.history.is_on_wire(state.life)
         };
-        let counts = *vault.status().counts();
-        if !is_fair || counts.pending == 0 || counts.in_flight > 0 {
+        if !is_fair || vault.status().counts().pending == 0 {
             before = None;
             continue;
         }

@@ -314,7 +314,9 @@ impl World {
             }
         }
         // The app may ask for one try now, whatever the server said.
-        let is_demanded = |call: &Call| call.delivery == Some(Delivery::Never);
+        // And a 401 is answered inside one attempt, which the gate let out before.
+        let is_demanded =
+            |call: &Call| call.delivery == Some(Delivery::Never) || call.statuses.contains(&401);
         if let Some(wait) = state.network.waits[sent.origin]
             && !state.history.calls.get(nth).is_some_and(is_demanded)
             && wait.since + SLACK < now

@@ -278,14 +278,19 @@ impl Living {
                     .note(format_args!("forget {principal}: {is_done}"));
             }
             _ if self.dice.percent(30) => {
-                for call in &mut self.world.state().history.calls {
-                    call.may_be_cancelled = true;
-                }
+                self.cancel_all_calls();
                 let cleared = self.vault.clear_queue().await;
+                self.cancel_all_calls();
                 let count = cleared.map_or(0, |cleared| cleared.cancelled);
                 self.world.note(format_args!("clear: {count}"));
             }
             _ => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    }
+
+    fn cancel_all_calls(&self) {
+        for call in &mut self.world.state().history.calls {
+            call.may_be_cancelled = true;
         }
     }
 
