@@ -92,7 +92,7 @@
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
-//! | `test-util` | no | fakes for clock, network, transport and store, and the contract suite for stores |
+//! | `test-util` | no | fakes for clock, network, transport and store, the contract suite for stores, a simulation of whole vaults |
 
 pub mod action;
 mod attempt;

@@ -181,6 +181,7 @@ impl Worker {
             self.parts.wake.notify_one();
         }
         self.failures = 0;
+        self.parts.release_lanes();
         self.gates.clear();
         if may_lease {
             self.forced.clear();
@@ -522,6 +523,7 @@ impl Worker {
         for finished in &mut self.finished {
             // Its action is on disk: whoever waits for the settle need not wait for the disk.
             if let Some((reply, told)) = finished.reply.take() {
+                self.parts.hold_lane(finished.lane.clone());
                 drop(reply.send(told));
             }
             // Nor need the next of its lane: the store queues it behind this one, or says that it cannot.
