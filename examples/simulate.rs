@@ -6,6 +6,12 @@
 //! `--first` ends with the first seed that breaks a promise.
 //! `--seed X --trace` runs one and prints everything that happened in it.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for a terminal"
+)]
+
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -13,17 +13,17 @@ use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
-use crate::action::{ActionId, Answer, Body, Lane, Record, State, WireState};
+use crate::action::{ActionId, Answer, Body, Lane, Origin, Record, State, WireState};
 use crate::attempt::{self, Exchange, Outgoing, Reply, Report, Reporter};
 use crate::clock::Timestamp;
-use crate::decide::{Counted, Plan, Settlement};
+use crate::decide::{Counted, Gate, Plan, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Parts};
 use crate::payload::{KeptBody, Payload};
 use crate::store::{Amend, Append, Appended, Direct, Find};
 use crate::ticket::Ticket;
-use crate::transport::{Keep, keep, tee};
+use crate::transport::{Arrived, Keep, arrived, keep, tee};
 use crate::worker::Control;
 
 use detached::Detached;
@@ -196,6 +196,7 @@ impl Desk {
         self.parts.hub.publish(&record, kind, self.parts.now());
         let (abort, registration) = AbortHandle::new_pair();
         let (id, origin) = (record.id, record.origin.clone());
+        self.note_start(&origin);
         // The worker is gone only when the vault is closed: the lease is then taken back at open.
         drop(self.reports.send(Report::Started { id, origin, abort }));
         let attempt = attempt_direct(self.parts.clone(), record, outgoing, reply, reporter);
@@ -209,11 +210,12 @@ impl Desk {
             return Ok(Outcome::Queued(ticket));
         }
         let turn = parts.turn(&draft.lane).await;
-        let record = draft.record(&body, parts.now())?;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
         if !may_try || self.is_lane_busy(&draft.lane).await? {
+            let record = draft.record(&body, parts.now())?;
             return self.queue(record, body).await.map(Outcome::Queued);
         }
+        let record = draft.outline(&body, parts.now());
         let outgoing = draft.outgoing(&record, &body);
         let (record, plan, exchange) = self.try_once(record, &outgoing).await;
         let outcome = match (plan.settlement, exchange.result) {
@@ -221,7 +223,9 @@ impl Desk {
                 Ok(Outcome::Sent(response))
             }
             (settlement, _) => {
-                let record = after_failure(record, settlement, plan.wire, plan.status, plan.error);
+                let mut record =
+                    after_failure(record, settlement, plan.wire, plan.status, plan.error);
+                draft.fill(&mut record, &body)?;
                 self.queue(record, body).await.map(Outcome::Queued)
             }
         };
@@ -251,6 +255,7 @@ impl Desk {
         }
         self.known(&draft, &body).await?;
         let turn = parts.turn(&draft.lane).await;
+        self.check_origin(&draft.origin)?;
         if self.is_lane_busy(&draft.lane).await? {
             let text = format!(
                 "the lane {:?} holds other actions, and this request may neither overtake them nor be queued behind them: name another lane, or allow queueing",
@@ -258,7 +263,7 @@ impl Desk {
             );
             return Err(Error::new(ErrorKind::WrongState, text));
         }
-        let record = draft.record(&body, parts.now())?;
+        let record = draft.outline(&body, parts.now());
         let outgoing = draft.outgoing(&record, &body);
         let (_, _, exchange) = self.try_once(record, &outgoing).await;
         drop(turn);
@@ -271,6 +276,35 @@ impl Desk {
         })
     }
 
+    /// A request that may not be queued is refused while its origin is to be spared. While it is only unreachable, it may be what
+    /// finds it again.
+    fn check_origin(&self, origin: &Origin) -> Result<()> {
+        let (parts, now) = (&self.parts, self.parts.now());
+        let (until, is_held) = {
+            let gates = parts.gates();
+            let word = |gate: &&Gate| gate.reason.is_word_of_server() && gate.is_closed(now);
+            let closed = gates.origin(origin).filter(word);
+            let closed = closed.map(|gate| gate.closed_until);
+            let held = gates.held(origin, now).map(|hold| hold.until);
+            (closed.max(held), gates.is_probed(origin, now))
+        };
+        let why = match until {
+            Some(until) => format!("until {until}"),
+            None if is_held || !parts.lets_pass(origin, now) => "for a moment".to_owned(),
+            None => return Ok(()),
+        };
+        let text = format!("{origin} is left alone {why}, and this request may not be queued");
+        Err(Error::new(ErrorKind::OriginWaits, text))
+    }
+
+    /// The start of a direct send, where it holds the next one back, is written down by the worker.
+    fn note_start(&self, origin: &Origin) {
+        if let Some(gate) = self.parts.note_direct(origin) {
+            // The worker is gone only when the vault is closed.
+            drop(self.reports.send(Report::Gate(Box::new(gate))));
+        }
+    }
+
     /// Tries a request that is not on disk.
     async fn try_once(&self, mut record: Record, outgoing: &Outgoing) -> (Record, Plan, Exchange) {
         let now = self.parts.now();
@@ -281,6 +315,7 @@ impl Desk {
             attempt: 1,
             epoch: 0,
         };
+        self.note_start(&record.origin);
         let exchange = attempt::exchange(&self.parts, outgoing).await;
         let plan = attempt::conclude(
             &self.parts,
@@ -364,11 +399,11 @@ async fn attempt_direct(
     let mut plan = attempt::conclude(&parts, &record, WireState::NeverSent, &outgoing, &exchange);
     let response = match (&plan.settlement, exchange.result) {
         (Settlement::Delivered { .. }, Ok(response)) => {
-            let (response, settled) = split(&parts, &record, response);
+            let (response, answer, settled) = split(&parts, &record, response);
             // The caller may have dropped its future.
             drop(reply.send(Reply::Sent(response)));
-            let mut finished = attempt::finished(&record, plan, None);
-            finished.settled = Some(settled);
+            let mut finished = attempt::finished(&record, plan, answer);
+            finished.settled = settled;
             return reporter.finish(finished);
         }
         (Settlement::Dead { .. }, Ok(response)) => response,
@@ -390,15 +425,25 @@ async fn attempt_direct(
     reporter.finish(finished);
 }
 
-/// What the caller gets. It streams as it comes; what passed by is kept when the body ended or was dropped.
+/// What the caller gets, and what is kept of it if that is here by now. Else it streams as it comes, and what passed by
+/// is kept when the body ended or was dropped: not before it is told that the attempt is settled.
 fn split(
     parts: &Arc<Parts>,
     record: &Record,
     response: reqwest::Response,
-) -> (reqwest::Response, oneshot::Sender<()>) {
+) -> (
+    reqwest::Response,
+    Option<Answer>,
+    Option<oneshot::Sender<()>>,
+) {
+    let (keep, now) = (Keep::default(), parts.now());
+    let response = match arrived(response, &keep, now) {
+        Arrived::Whole(response, answer) => return (response, Some(answer), None),
+        Arrived::InPart(response) => response,
+    };
     let (parts, id) = (parts.clone(), record.id);
     let (settled, is_settled) = oneshot::channel();
-    let response = tee(response, &Keep::default(), parts.now(), move |answer| {
+    let response = tee(response, &keep, now, move |answer| {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
@@ -408,7 +453,7 @@ fn split(
             keep_later(&parts, id, &answer).await;
         });
     });
-    (response, settled)
+    (response, None, Some(settled))
 }
 
 async fn keep_later(parts: &Parts, id: ActionId, answer: &Answer) {

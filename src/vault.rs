@@ -3,6 +3,7 @@
 #[cfg(feature = "sqlite")]
 mod outbox;
 mod principals;
+mod why_pending;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,19 +12,20 @@ use std::time::Duration;
 use http::Method;
 use tokio::sync::oneshot;
 
-use crate::action::{Action, ActionId, Lane, Ledger, Origin, State, WireState, scoped_key};
-use crate::clock::Timestamp;
+use crate::action::{Action, ActionId, Lane, Ledger, State, WireState, scoped_key};
 use crate::dead_letters::DeadLetters;
-use crate::decide::{GateKey, GateReason};
+use crate::decide::{GateKey, Holding, why};
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Events, Status, StatusChanges, follow};
 use crate::listing::{Listing, Paging};
 use crate::parts::{Connection, ConnectivityMode, Parts};
 use crate::request::RequestBuilder;
-use crate::store::{Amend, Amended, Find, Part, Query};
+use crate::store::{Amend, Amended, Find, OpenReport, Part, Query};
 use crate::ticket::Ticket;
 use crate::worker::{Control, DrainReport};
+
+pub use why_pending::WhyPending;
 
 /// An offline-first HTTP client with a durable queue. Cheap to clone; every clone is the same vault.
 ///
@@ -57,56 +59,6 @@ pub struct Cleared {
     pub maybe_sent: u64,
     /// Actions whose attempt is running: they were left alone.
     pub in_flight: u64,
-}
-
-/// Why an action is still pending.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WhyPending {
-    /// It is not: it has ended.
-    Ended(State),
-    /// Its attempt is running.
-    InFlight {
-        /// The number of the attempt.
-        attempt: u32,
-    },
-    /// Another action of its lane goes first.
-    Behind {
-        /// The first of the lane.
-        first: ActionId,
-    },
-    /// A dead letter blocks its lane.
-    LaneBlocked {
-        /// The dead letter.
-        by: ActionId,
-    },
-    /// It waits for its time: a backoff, or its `not_before`.
-    Due {
-        /// The time.
-        at: Timestamp,
-    },
-    /// Its origin waits.
-    OriginWaits {
-        /// The origin.
-        origin: Origin,
-        /// Why.
-        reason: GateReason,
-        /// Until when.
-        until: Timestamp,
-    },
-    /// Another principal is the active one, or none is: see [`SyncVault::principal`].
-    PrincipalNotActive,
-    /// Its principal waits for credentials.
-    PrincipalWaits {
-        /// Until when.
-        until: Timestamp,
-    },
-    /// The app set the vault offline.
-    Offline,
-    /// The app paused the vault.
-    Paused,
-    /// Nothing stands in its way but other work: it goes as soon as a slot is free.
-    Ready,
 }
 
 macro_rules! method {
@@ -303,17 +255,21 @@ impl SyncVault {
             return Ok(WhyPending::Offline);
         }
         let now = parts.now();
-        let gates = parts.gates();
-        if let Some(gate) = gates
-            .origin(&record.origin)
-            .filter(|gate| gate.is_closed(now))
-        {
-            let (reason, until) = (gate.reason, gate.closed_until);
-            return Ok(WhyPending::OriginWaits {
-                origin: record.origin,
-                reason,
-                until,
-            });
+        let mut gates = parts.gates();
+        let (policy, origin) = (&parts.options.policy.origin, record.origin);
+        let state = gates.state(&origin).clone();
+        match why(gates.origin(&origin), &state, 0, policy, now) {
+            Some(Holding::Closed { reason, until }) => {
+                return Ok(WhyPending::OriginWaits {
+                    origin,
+                    reason,
+                    until,
+                });
+            }
+            Some(Holding::Held { by, until }) => {
+                return Ok(WhyPending::OriginHeld { origin, by, until });
+            }
+            _ => {}
         }
         let principal = GateKey::Principal(record.principal);
         if let Some(gate) = gates.get(&principal).filter(|gate| gate.is_closed(now)) {
@@ -489,6 +445,13 @@ impl SyncVault {
 
     async fn set_paused(&self, paused: bool) -> Result<()> {
         self.parts().amend(Amend::Pause { paused }).await.map(drop)
+    }
+
+    /// What opening the vault was like: what was damaged, what was found again, and what is missing. Empty for a vault that
+    /// was whole. See [`OpenReport`].
+    #[must_use]
+    pub fn open_report(&self) -> OpenReport {
+        self.parts().open_report.get().cloned().unwrap_or_default()
     }
 
     /// True between [`pause`](Self::pause) and [`resume`](Self::resume).

@@ -316,6 +316,23 @@ pub(super) fn no_follow(options: &mut OpenOptions) {
 #[cfg(not(unix))]
 pub(super) fn no_follow(_: &mut OpenOptions) {}
 
+/// Puts a small file in the place of the one that was there, durably, whole or not at all.
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    private_file(&mut options);
+    options
+        .open(&new)
+        .and_then(|mut file| {
+            file.write_all(content)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(|e| failed("write", path, e))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
 /// Refuses a symbolic link among these, if they are there.
 pub(super) fn refuse_links(paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
     match paths.into_iter().find(|path| path.is_symlink()) {
@@ -417,8 +434,27 @@ pub(super) fn check_still_there(path: &Path, open: &File) -> Result<()> {
     Err(Error::new(ErrorKind::Storage, text))
 }
 
-#[cfg(unix)]
+/// Asks for numbers only: once a time of the file was asked for, Linux from 6.13 on gives the next write a new one, and
+/// its sync has that to write too.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn is_same_file(path: &Path, open: &File) -> io::Result<bool> {
+    use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
+    let number = |found: Statx| (found.stx_dev_major, found.stx_dev_minor, found.stx_ino);
+    let there = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO);
+    let ours = statx(open, "", AtFlags::EMPTY_PATH, StatxFlags::INO);
+    match (there, ours) {
+        (Err(rustix::io::Errno::NOSYS), _) => has_same_metadata(path, open),
+        (there, ours) => Ok(number(there?) == number(ours?)),
+    }
+}
+
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+fn is_same_file(path: &Path, open: &File) -> io::Result<bool> {
+    has_same_metadata(path, open)
+}
+
+#[cfg(unix)]
+fn has_same_metadata(path: &Path, open: &File) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let (there, ours) = (fs::symlink_metadata(path)?, open.metadata()?);
     Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))

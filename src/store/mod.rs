@@ -9,6 +9,11 @@ mod ballast;
     allow(dead_code, reason = "only stores on disk make such files")
 )]
 mod bodies;
+#[cfg_attr(
+    not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
+    allow(dead_code, reason = "only stores on disk can be damaged")
+)]
+mod carve;
 mod change;
 #[cfg(feature = "encrypt")]
 pub mod crypt;
@@ -25,8 +30,14 @@ mod fjall;
 #[cfg(feature = "sled")]
 mod journal;
 pub mod kv;
+#[cfg_attr(
+    not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
+    allow(dead_code, reason = "only stores on disk can lose what they held")
+)]
+mod mark;
 mod memory;
 mod reading;
+mod report;
 mod restoring;
 #[cfg(feature = "sled")]
 mod sled;
@@ -43,6 +54,7 @@ pub use examination::{Examination, Finding, Problem, Progress, Severity};
 pub use fjall::{FjallOptions, FjallStore};
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
+pub use report::{OpenReport, StoreRegressed};
 pub use restoring::{Restore, RestoreEnd, Restored};
 #[cfg(feature = "sled")]
 pub(crate) use sled::examine_sled;
@@ -196,6 +208,8 @@ pub struct Opened {
     pub reclaimed: Vec<ActionId>,
     /// Principals whose [forgetting](Amend::Forget) was begun and not ended, by a run before or by this `open`.
     pub forgetting: Vec<String>,
+    /// What was damaged, and what became of it. Told once: by the first `open`.
+    pub report: OpenReport,
     /// False when the ledger that was found does not add up: something was lost without a name.
     pub is_balanced: bool,
     /// True when actions are being [put back](Store::restore) and the end is missing: an import was cut off.
@@ -211,6 +225,7 @@ impl Default for Opened {
             gates: Vec::new(),
             reclaimed: Vec::new(),
             forgetting: Vec::new(),
+            report: OpenReport::default(),
             is_balanced: true,
             is_half_restored: false,
         }

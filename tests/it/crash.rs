@@ -38,28 +38,47 @@ async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9_on_sqlite()
     run(Kind::Sqlite).await;
 }
 
-async fn run(store: Kind) {
-    let cycles = number("SYNCVAULT_CRASH_CYCLES").unwrap_or(200);
-    let seed = number("SYNCVAULT_CRASH_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    report(&format!(
-        "crash suite on {store:?}: seed {seed}, {cycles} kills"
-    ));
-    let mut suite = Suite::new(seed, store).await;
-    for cycle in 1..=u32::try_from(cycles).expect("a count") {
-        suite.kill_once(cycle).await;
-    }
-    let found = suite.finish().await;
-    assert!(found.is_empty(), "seed {seed}: {found:#?}");
-}
-
-/// An eighth of the kills: what sealing adds is the keyring, and that is written once.
-#[cfg(feature = "encrypt")]
+#[cfg(all(feature = "encrypt", feature = "sled"))]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sealed_vault_loses_nothing_by_kill_9_either() {
-    let cycles = number("SYNCVAULT_CRASH_CYCLES").unwrap_or(200).div_ceil(8);
+    run_sealed(Kind::Sled).await;
+}
+
+#[cfg(all(feature = "encrypt", feature = "fjall"))]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealed_vault_loses_nothing_by_kill_9_on_fjall_either() {
+    run_sealed(Kind::Fjall).await;
+}
+
+#[cfg(all(feature = "encrypt", feature = "sqlite"))]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealed_vault_loses_nothing_by_kill_9_on_sqlite_either() {
+    run_sealed(Kind::Sqlite).await;
+}
+
+async fn run(store: Kind) {
+    judge(
+        store,
+        false,
+        number("SYNCVAULT_CRASH_CYCLES").unwrap_or(200),
+    )
+    .await;
+}
+
+/// An eighth of the kills, unless the number is set: what sealing adds is the keyring, and that is written once.
+#[cfg(feature = "encrypt")]
+async fn run_sealed(store: Kind) {
+    judge(store, true, number("SYNCVAULT_CRASH_CYCLES").unwrap_or(25)).await;
+}
+
+async fn judge(store: Kind, is_sealed: bool, cycles: u64) {
     let seed = number("SYNCVAULT_CRASH_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    let mut suite = Suite::new(seed, child::Kind::Sled).await;
-    suite.is_sealed = true;
+    let sealed = if is_sealed { "sealed " } else { "" };
+    report(&format!(
+        "crash suite on {sealed}{store:?}: seed {seed}, {cycles} kills"
+    ));
+    let mut suite = Suite::new(seed, store).await;
+    suite.is_sealed = is_sealed;
     for cycle in 1..=u32::try_from(cycles).expect("a count") {
         suite.kill_once(cycle).await;
     }

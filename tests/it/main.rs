@@ -7,9 +7,15 @@ mod bodies;
 mod chaos;
 /// A scripted HTTP server on raw TCP that does what servers and networks do on bad days.
 mod chaos_server;
+/// A good citizen to the server, on fakes and paused time.
+#[cfg(feature = "test-util")]
+mod citizen;
 /// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod crash;
+/// Flipped bits and cut files: a vault opens all the same, and tells no lies.
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
+mod damage;
 /// Full disks and failing calls, with root and strace only.
 #[cfg(all(feature = "sled", feature = "sqlite"))]
 mod disk_trouble;

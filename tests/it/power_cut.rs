@@ -16,6 +16,9 @@ use crate::crash::history::{History, Holdings, Line, Place, Witness};
 use crate::crash::parent::Parent;
 use crate::crash::report;
 
+/// Bodies that have no file of their own, in bytes.
+const SMALL: usize = 4 * 1024;
+
 /// How long the next word of a child may take.
 const ACK_MAX: Duration = Duration::from_secs(60);
 
@@ -34,13 +37,7 @@ async fn what_is_acknowledged_survives_power_cuts() {
     while cut < rig.cuts {
         // One vault and one server for five cuts: the first on a fresh store, the others on what the cuts before left.
         let mut vault = Vault::new(&rig, cut / 5, &mut dice).await;
-        for kind in [
-            Kind::Fresh,
-            Kind::Drain,
-            Kind::Fill,
-            Kind::Drain,
-            Kind::Fill,
-        ] {
+        for kind in vault.kinds() {
             if cut == rig.cuts {
                 break;
             }
@@ -168,7 +165,7 @@ impl<'r> Vault<'r> {
         // Without big bodies too: the syncs of their files would cover for one that is missing elsewhere.
         let bytes_max = match number % 2 {
             0 => 1024 * 1024,
-            _ => 4 * 1024,
+            _ => SMALL,
         };
         let job = Job {
             dir: rig.mount.join(format!("vault-{number}")),
@@ -190,6 +187,15 @@ impl<'r> Vault<'r> {
         }
     }
 
+    /// A long drain leaves as much behind as a child keeps waiting: filling comes before it.
+    fn kinds(&self) -> [Kind; 5] {
+        use Kind::{Drain, Fill, Fresh};
+        match self.job.bytes_max {
+            SMALL => [Fresh, Fill, Drain, Drain, Drain],
+            _ => [Fresh, Drain, Fill, Drain, Fill],
+        }
+    }
+
     fn job(&self, task: Task) -> Job {
         let mut job = self.job.clone();
         job.task = task;
@@ -205,6 +211,8 @@ impl<'r> Vault<'r> {
         };
         let acks_wanted = match kind {
             Kind::Fresh => 1,
+            // Enough for a journal to be brought into its engine, several times.
+            Kind::Drain if self.job.bytes_max == SMALL => 300 + dice.size_below(300),
             Kind::Fill | Kind::Drain => 1 + dice.size_below(60),
         };
         let before = self.history.acked.clone();

@@ -141,10 +141,11 @@ impl Sealed {
             settle.push(self.seal_settle(ring, one).await?);
         }
         let gates = step.gates.into_iter().map(|gate| ring.seal_gate(gate));
+        let lease = step.lease.map(|lease| seal_lease(ring, lease));
         Ok(Advance {
             settle,
             gates: gates.collect::<Result<_>>()?,
-            lease: step.lease.map(|lease| seal_lease(ring, lease)),
+            lease: lease.transpose()?,
             ..step
         })
     }
@@ -216,9 +217,10 @@ impl Sealed {
     }
 }
 
-fn seal_lease(ring: &Keyring, lease: Lease) -> Lease {
+fn seal_lease(ring: &Keyring, lease: Lease) -> Result<Lease> {
+    let gates = lease.gates_after.into_iter();
     let slots = lease.origin_slots.iter();
-    Lease {
+    Ok(Lease {
         slots: lease.slots,
         origin_slots: slots
             .map(|(origin, slots)| (ring.origin(origin), *slots))
@@ -228,9 +230,12 @@ fn seal_lease(ring: &Keyring, lease: Lease) -> Lease {
             .iter()
             .map(|origin| ring.origin(origin))
             .collect(),
+        gates_after: gates
+            .map(|gate| ring.seal_gate(gate))
+            .collect::<Result<_>>()?,
         whose: match lease.whose {
             Whose::Everybody => Whose::Everybody,
             Whose::Only(active) => Whose::Only(active.map(|name| ring.principal(&name))),
         },
-    }
+    })
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,11 +34,11 @@ pub(super) struct FjallEngine {
     version: File,
     path: PathBuf,
     /// Released last.
-    dir: VaultDir,
+    dir: Arc<VaultDir>,
 }
 
 impl FjallEngine {
-    pub(super) fn open(dir: VaultDir, options: &FjallOptions) -> Result<Self> {
+    pub(super) fn open(dir: Arc<VaultDir>, options: &FjallOptions) -> Result<Self> {
         let (is_made, path) = (dir.is_made()?, dir.subdir("fjall")?);
         refuse_links_below(&path)?;
         if is_made {

@@ -1,7 +1,8 @@
 //! What a journal must do, over an engine that can be held up and killed.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::*;
@@ -105,6 +106,21 @@ fn flip(path: &Path, at: usize) {
     let mut bytes = fs::read(path).expect("read");
     bytes[at] ^= 1;
     fs::write(path, bytes).expect("write");
+}
+
+#[test]
+fn a_turn_over_rests_after_each_step_and_brings_down_all() {
+    let (base, rests) = (Shared::default(), AtomicU64::new(0));
+    let keys: Vec<String> = (0..2 * STEP_KEYS + 1).map(|n| format!("k{n:03}")).collect();
+    let entries: Vec<_> = keys.iter().map(|key| (&**key, Some("value"))).collect();
+    bring_down(&base, &batch(&entries), 7, |_| {
+        rests.fetch_add(1, Ordering::SeqCst);
+    })
+    .expect("bring down");
+    assert_eq!(rests.into_inner(), 2);
+    assert_eq!(applied(&base).expect("mark"), 7);
+    let below = base.scan(b"k", b"l", 99).expect("scan");
+    assert_eq!(below.len(), keys.len());
 }
 
 #[test]
@@ -363,4 +379,96 @@ fn an_engine_that_fails_stops_the_journal_and_keeps_all_in_it() {
     journaled.abandon();
     base.is_broken.store(false, Ordering::SeqCst);
     assert_eq!(all(&open(&base, temp.path()).expect("open")).len(), 2);
+}
+
+/// A base on a disk of its own: what is not synced may be lost in a power cut, each key by itself.
+#[derive(Clone, Debug, Default)]
+struct OnDisk {
+    durable: Arc<Mutex<Batch>>,
+    unsynced: Arc<Mutex<Batch>>,
+}
+
+impl OnDisk {
+    /// What a power cut leaves. Whoever had it before writes to what is gone.
+    fn cut(&mut self, is_kept: impl Fn() -> bool) {
+        let unsynced = self.unsynced.lock().expect("unsynced");
+        let mut left = self.durable.lock().expect("durable").clone();
+        left.extend(unsynced.clone().into_iter().filter(|_| is_kept()));
+        drop(unsynced);
+        self.durable = Arc::new(Mutex::new(left));
+        self.unsynced = Arc::default();
+    }
+}
+
+impl Base for OnDisk {
+    fn has_room(&self, _bytes: u64) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn give_room(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn write(&self, batch: Batch) -> Result<()> {
+        self.unsynced.lock().expect("unsynced").extend(batch);
+        Ok(())
+    }
+
+    /// One key after the other, in any order: a cut may come in between.
+    fn sync(&self) -> Result<()> {
+        loop {
+            let mut unsynced = self.unsynced.lock().expect("unsynced");
+            let at = rand::random_range(0..unsynced.len().max(1));
+            let Some(key) = unsynced.keys().nth(at).cloned() else {
+                return Ok(());
+            };
+            let value = unsynced.remove(&key).flatten();
+            self.durable.lock().expect("durable").insert(key, value);
+            drop(unsynced);
+            std::thread::yield_now();
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let unsynced = self.unsynced.lock().expect("unsynced");
+        let durable = self.durable.lock().expect("durable");
+        let value = unsynced.get(key).or_else(|| durable.get(key));
+        Ok(value.cloned().flatten())
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Entries> {
+        let mut engine = MemoryEngine::default();
+        let unsynced = self.unsynced.lock().expect("unsynced");
+        engine.apply(self.durable.lock().expect("durable").clone())?;
+        engine.apply(unsynced.clone())?;
+        engine.scan(from, to, limit)
+    }
+
+    fn close(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_the_engine_had_not_synced_in_a_power_cut_is_in_the_journal() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let mut base = OnDisk::default();
+    let mut want = BTreeMap::new();
+    let (commits_of_a_run, runs) = (40, 100);
+    for run in 0..runs {
+        let mut journaled = Journaled::open(base.clone(), temp.path(), SMALL).expect("open");
+        let found = text(journaled.scan(b"a", b"z", 999).expect("scan"));
+        let wanted = want.iter().map(|(key, value)| format!("{key}={value}"));
+        assert_eq!(found, wanted.collect::<Vec<_>>(), "run {run}");
+        for commit in 0..rand::random_range(1..commits_of_a_run) {
+            let key = format!("k{:02}", rand::random_range(0..50));
+            let value = format!("{run}-{commit}-{}", "x".repeat(400));
+            let entries = [(&*key, Some(&*value))];
+            journaled.apply(batch(&entries)).expect("apply");
+            want.insert(key, value);
+        }
+        // The thread that brings it down is somewhere, or done.
+        std::thread::yield_now();
+        base.cut(rand::random);
+    }
 }

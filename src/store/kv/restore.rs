@@ -132,6 +132,7 @@ impl<E: Engine> Queue<E> {
             None => {
                 self.tally.counts.pending += 1;
                 self.tally.ledger.pending += 1;
+                self.tally.toggle(record.id, record.revision);
                 self.place(record)?;
                 self.index_queued(record)?;
             }

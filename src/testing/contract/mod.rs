@@ -252,6 +252,7 @@ macro_rules! __store_contract_rules {
                 gates_come_back_at_open
                 a_forced_origin_passes_its_closed_gate
                 a_forced_origin_forces_nothing_else
+                a_lease_sets_the_gate_that_follows_it
                 gates_of_a_step_hold_its_own_leases
             }
             keys {

@@ -194,7 +194,7 @@ fn is_reason(call: &Call, reason: &DeadReason) -> bool {
         | DeadReason::Unauthorized { status }
         | DeadReason::Redirected { status } => call.statuses.contains(status),
         DeadReason::RetriesExhausted { attempts, .. } => call.countable >= *attempts,
-        DeadReason::Unsendable { .. } => false,
+        DeadReason::Unsendable { .. } | DeadReason::Salvaged => false,
     }
 }
 

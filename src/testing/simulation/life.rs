@@ -107,13 +107,18 @@ impl Life {
     fn builder(&mut self) -> crate::builder::SyncVaultBuilder {
         let world = &self.world;
         let plan = world.state().plan.clone();
-        let mut policy = RetryPolicy::default();
-        policy.backoff = Backoff::exponential(Duration::from_millis(200), Duration::from_secs(5));
-        policy.origin_backoff =
-            Backoff::exponential(Duration::from_millis(500), Duration::from_secs(20));
-        policy.retry_after_max = Duration::from_secs(60);
-        policy.max_retries = plan.max_retries;
-        policy.dead_lane = plan.dead_lane;
+        let (backoff, origin_backoff) = (
+            Backoff::exponential(Duration::from_millis(200), Duration::from_secs(5)),
+            Backoff::exponential(Duration::from_millis(500), Duration::from_secs(20)),
+        );
+        let policy = RetryPolicy {
+            backoff,
+            origin_backoff,
+            retry_after_max: Duration::from_secs(60),
+            max_retries: plan.max_retries,
+            dead_lane: plan.dead_lane,
+            ..RetryPolicy::default()
+        };
         let letters = world.clone();
         let mut builder = SyncVault::builder(ORIGINS[0])
             .allow_origin(ORIGINS[1])

@@ -202,9 +202,8 @@ impl State {
         if self.strikes(Trouble::Slow, 6) {
             let slow = self.dice.millis(500, 60_000);
             course.goes_on = true;
-            match self.dice.percent(50) {
-                true => course.acts_after = Some(there + slow),
-                false => {}
+            if self.dice.percent(50) {
+                course.acts_after = Some(there + slow);
             }
             course.ends_after = there + slow + back;
         }
@@ -278,7 +277,7 @@ impl Transport for WorldTransport {
             };
             tokio::time::sleep(course.ends_after.saturating_sub(world.elapsed() - began)).await;
             world.stop_if_crashed().await;
-            world.end(&sent, nth, &course, reply, url)
+            flight.end(&course.ending, reply, url, course.is_cut)
         })
     }
 }
@@ -333,40 +332,6 @@ impl World {
             self.breach(promise, text);
         }
     }
-
-    fn end(
-        &self,
-        sent: &Sent,
-        nth: usize,
-        course: &Course,
-        reply: Option<Reply>,
-        url: Url,
-    ) -> Result<Response, TransportFailure> {
-        let now = self.elapsed();
-        match (&course.ending, reply) {
-            (Ending::Fails(kind), _) => {
-                self.state().learn_failure(sent, *kind);
-                self.note(format_args!("attempt {nth} fails: {kind}"));
-                Err(failure(*kind))
-            }
-            (Ending::Foreign(portal), _) => {
-                self.state().injected.count(Trouble::Portal);
-                let reply = portal.reply();
-                self.state().learn(sent, now, &reply);
-                self.note(format_args!(
-                    "attempt {nth} meets a portal: {}",
-                    reply.status
-                ));
-                response(&reply, url, false)
-            }
-            (Ending::Answered, reply) => {
-                let reply = reply.unwrap_or_else(|| Reply::status(500));
-                self.state().learn(sent, now, &reply);
-                self.note(format_args!("attempt {nth} is answered: {}", reply.status));
-                response(&reply, url, course.is_cut)
-            }
-        }
-    }
 }
 
 /// An attempt on the wire. Its end is noted however it ends.
@@ -377,6 +342,37 @@ struct Flight<'a> {
     /// When the server gets it, as long as it has not.
     acts_at: Option<Duration>,
     goes_on: bool,
+}
+
+impl Flight<'_> {
+    fn end(
+        &self,
+        ending: &Ending,
+        reply: Option<Reply>,
+        url: Url,
+        is_cut: bool,
+    ) -> Result<Response, TransportFailure> {
+        let (world, nth, now) = (self.world, self.nth, self.world.elapsed());
+        let (reply, is_cut) = match (ending, reply) {
+            (Ending::Fails(kind), _) => {
+                world.state().learn_failure(self.sent, *kind);
+                world.note(format_args!("attempt {nth} fails: {kind}"));
+                return Err(failure(*kind));
+            }
+            (Ending::Foreign(portal), _) => {
+                world.state().injected.count(Trouble::Portal);
+                (portal.reply(), false)
+            }
+            (Ending::Answered, reply) => (reply.unwrap_or_else(|| Reply::status(500)), is_cut),
+        };
+        world.state().learn(self.sent, now, &reply);
+        let whose = if reply.is_own { "" } else { ", by a portal" };
+        world.note(format_args!(
+            "attempt {nth} is answered: {}{whose}",
+            reply.status
+        ));
+        response(&reply, url, is_cut)
+    }
 }
 
 impl Drop for Flight<'_> {
