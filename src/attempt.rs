@@ -13,7 +13,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
-use crate::action::{ActionId, Answer, Body, DeadReason, Origin, Record, StoredRequest, WireState};
+use crate::action::{
+    ActionId, Answer, Body, DeadReason, Lane, Origin, Record, StoredRequest, WireState,
+};
 use crate::decide::{
     Counted, DeadLane, FailureKind, Gate, GateKey, Observation, Observed, OriginState, OriginWell,
     Plan, REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, TRACEPARENT, TraceParent, Verdict,
@@ -62,6 +64,7 @@ impl Exchange {
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) settle: Settle,
+    pub(crate) lane: Lane,
     pub(crate) gate: Option<Gate>,
     /// What to tell the caller of a direct send once it is settled.
     pub(crate) reply: Option<(oneshot::Sender<Reply>, Reply)>,
@@ -127,6 +130,7 @@ impl Reporter {
         settle.error = Some("the attempt was cut off".to_owned());
         let interrupted = Finished {
             settle,
+            lane: record.lane.clone(),
             gate: None,
             reply: None,
             turn: None,
@@ -566,6 +570,7 @@ pub(crate) fn finished(record: &Record, plan: Plan, answer: Option<Answer>) -> F
     };
     Finished {
         settle,
+        lane: record.lane.clone(),
         gate: plan.gate,
         reply: None,
         turn: None,

@@ -151,7 +151,8 @@ impl Desk {
     async fn write_ahead(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
         let parts = &self.parts;
         let turn = parts.turn(&draft.lane).await;
-        let direct = match parts.may_try(&draft.origin, draft.principal.as_deref()) {
+        let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
+        let direct = match may_try && !parts.is_lane_held(&draft.lane) {
             false => Direct::No,
             true if draft.lane.is_default() => Direct::SideBySide,
             true => Direct::Alone,
@@ -340,6 +341,9 @@ impl Desk {
 
     /// A direct send may pass only an empty lane. No store call while the whole vault is empty.
     async fn is_lane_busy(&self, lane: &Lane) -> Result<bool> {
+        if self.parts.is_lane_held(lane) {
+            return Ok(true);
+        }
         if self.parts.hub.is_empty() {
             return Ok(false);
         }

@@ -94,7 +94,7 @@
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
 //! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order |
 //! | `metrics` | no | depth, ages, attempts and gates through the `metrics` facade: docs/metrics.md |
-//! | `test-util` | no | fakes for clock, network, transport and store, and the contract suite for stores |
+//! | `test-util` | no | fakes for clock, network, transport and store, the contract suite for stores, a simulation of whole vaults |
 
 pub mod action;
 mod attempt;

@@ -12,7 +12,7 @@ mod principals;
 mod stats;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -193,6 +193,8 @@ pub(crate) struct Parts {
     principals: Mutex<Principals>,
     dice: Mutex<Dice>,
     turns: Mutex<HashMap<Lane, Arc<tokio::sync::Mutex<()>>>>,
+    /// Lanes of which a caller was told that its direct send is queued, and the store could not take that yet.
+    told_early: Mutex<BTreeSet<Lane>>,
 }
 
 /// The seams and values that [`Parts`] is made of.
@@ -238,6 +240,7 @@ impl Parts {
             principals: Mutex::default(),
             dice: Mutex::new(dice),
             turns: Mutex::default(),
+            told_early: Mutex::default(),
         }
     }
 
@@ -526,6 +529,26 @@ impl Parts {
             turns.entry(lane.clone()).or_default().clone()
         };
         Some(turn.lock_owned().await)
+    }
+
+    fn told_early(&self) -> MutexGuard<'_, BTreeSet<Lane>> {
+        self.told_early
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until the next settle, nothing passes what this lane holds, whatever the store says.
+    pub(crate) fn hold_lane(&self, lane: Lane) {
+        self.told_early().insert(lane);
+    }
+
+    /// Everything that finished is settled: the store knows again what lanes hold.
+    pub(crate) fn release_lanes(&self) {
+        self.told_early().clear();
+    }
+
+    pub(crate) fn is_lane_held(&self, lane: &Lane) -> bool {
+        self.told_early().contains(lane)
     }
 
     /// Tells the app about a dead letter that is on disk. A panic in its callback is caught and logged.

@@ -6,7 +6,7 @@ mod origins;
 mod pass;
 mod probing;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -79,7 +79,7 @@ pub(crate) struct Worker {
     _lifeline: Lifeline,
     changes: NetworkChanges,
     probing: Probing,
-    running: HashMap<ActionId, Running>,
+    running: BTreeMap<ActionId, Running>,
     finished: Vec<Finished>,
     gates: Vec<Gate>,
     passes: Passes,
@@ -109,7 +109,7 @@ impl Worker {
             mail,
             changes,
             probing: Probing::default(),
-            running: HashMap::new(),
+            running: BTreeMap::new(),
             finished: Vec::new(),
             gates: Vec::new(),
             passes: Passes::default(),
@@ -146,15 +146,17 @@ impl Worker {
         let clock = self.parts.clock.clone();
         let stop_at = self.stopping.as_ref().map(|s| s.until);
         self.parts.sleeps_until(self.timer);
+        // What is rare goes first, so that what is frequent cannot starve it. Reports are taken in any case, after this.
         tokio::select! {
-            Some(report) = self.mail.reports.recv() => self.on_report(report),
+            biased;
+            () = until(stop_at) => self.abort_running(),
             control = self.mail.control.recv(), if self.has_handles => self.on_control(control),
+            Some(probed) = self.probing.next() => self.on_probed(probed),
+            Some(_) = self.changes.next() => self.probe(),
+            () = sleep_until(&*clock, self.timer) => self.is_hungry = true,
             () = self.parts.wake.notified() => self.is_hungry = true,
             () = self.parts.store.changed() => self.on_change(),
-            Some(_) = self.changes.next() => self.probe(),
-            Some(probed) = self.probing.next() => self.on_probed(probed),
-            () = sleep_until(&*clock, self.timer) => self.is_hungry = true,
-            () = until(stop_at) => self.abort_running(),
+            Some(report) = self.mail.reports.recv() => self.on_report(report),
         }
         self.parts.sleeps_until(None);
     }
@@ -182,6 +184,7 @@ impl Worker {
             self.parts.wake.notify_one();
         }
         self.failures = 0;
+        self.parts.release_lanes();
         self.gates.clear();
         if may_lease {
             self.forced.clear();
@@ -484,6 +487,7 @@ impl Worker {
         for finished in &mut self.finished {
             // Its action is on disk: whoever waits for the settle need not wait for the disk.
             if let Some((reply, told)) = finished.reply.take() {
+                self.parts.hold_lane(finished.lane.clone());
                 drop(reply.send(told));
             }
             // Nor need the next of its lane: the store queues it behind this one, or says that it cannot.

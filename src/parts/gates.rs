@@ -1,6 +1,6 @@
 //! What is known about gates, in memory: the stored gates, what else is remembered of each origin, and when it last answered well.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::action::Origin;
@@ -12,12 +12,12 @@ use super::portal::Testimony;
 /// What is known about gates, in memory.
 #[derive(Debug, Default)]
 pub(crate) struct GateBook {
-    pub(super) gates: HashMap<GateKey, Gate>,
-    states: HashMap<Origin, OriginState>,
-    well: HashMap<Origin, Timestamp>,
+    pub(super) gates: BTreeMap<GateKey, Gate>,
+    states: BTreeMap<Origin, OriginState>,
+    well: BTreeMap<Origin, Timestamp>,
     /// Direct sends that are the probe of their half-open origin, since when.
-    probes: HashMap<Origin, Timestamp>,
-    pub(super) testimony: HashMap<Origin, Testimony>,
+    probes: BTreeMap<Origin, Timestamp>,
+    pub(super) testimony: BTreeMap<Origin, Testimony>,
     /// Changed with those of others, and not written yet.
     pub(super) unsaved: Vec<GateKey>,
     pub(super) is_portal_passed: bool,

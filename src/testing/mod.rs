@@ -1,10 +1,11 @@
 //! Helps for tests, behind the feature `test-util`: the store contract suite, and a clock, a server and a faulty
-//! store to put in the seams. Nothing here is part of a running vault.
+//! store to put in the seams; and a simulation of whole vaults. Nothing here is part of a running vault.
 
 mod clock;
 pub mod contract;
 mod faults;
 mod server;
+pub mod simulation;
 
 pub use clock::TestClock;
 pub use faults::{Fault, Faults, FaultyStore, Verb};

@@ -36,6 +36,8 @@ mod layout;
 /// The outbox: a request in the app's own transaction.
 #[cfg(feature = "sqlite")]
 mod outbox;
+/// Bugs that are put into a copy of the source, for the suites to find.
+mod planted;
 /// Login pages of networks.
 mod portal;
 /// Power cuts, with root and a loop device only.
@@ -49,6 +51,9 @@ mod processes;
 mod sealed;
 /// Looking into a vault: reasons, numbers, traces, metrics.
 mod seeing;
+/// Whole vaults in a simulated world.
+#[cfg(feature = "test-util")]
+mod simulation;
 /// Every rule of the public store contract, on each store of the crate.
 #[cfg(feature = "test-util")]
 mod store_contract;

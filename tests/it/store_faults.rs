@@ -75,3 +75,61 @@ async fn a_sealed_vault_survives_the_same() {
         survives(fault, Story::sealed).await;
     }
 }
+
+/// Found by the simulation (seed 26118 of its first version). Symptom: a direct send overtook one that its caller had been
+/// told is queued. Cause: the disk was full when the first one's failure was to be settled; its caller was told at once, and
+/// until the worker tried again the store still took it for a direct send, which others may pass. Fix: from then to the
+/// settle its lane is held.
+#[tokio::test(start_paused = true)]
+async fn a_direct_send_waits_behind_one_whose_settle_met_a_full_disk() {
+    use std::sync::Arc;
+    use syncvault::connectivity::AlwaysReachable;
+    use syncvault::store::MemoryStore;
+    use syncvault::testing::{FakeServer, FaultyStore, Reply, TestClock, Verb};
+    use syncvault::{Backoff, Delivery, ErrorKind, SyncVault};
+
+    for lane in ["default", "named"] {
+        let (server, store) = (FakeServer::new(), Arc::new(MemoryStore::new()));
+        let store = FaultyStore::new(store);
+        let faults = store.faults();
+        let vault = SyncVault::builder("http://fake.test")
+            .store(store)
+            .transport(server.transport())
+            .connectivity(AlwaysReachable::new())
+            .clock(TestClock::new())
+            .backoff(Backoff::fixed(std::time::Duration::from_millis(1)))
+            .build()
+            .await
+            .expect("vault");
+        // Everything is quiet before the disk is told to fail.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let full = faults.clone();
+        let mut attempts = 0;
+        server.script(move |_| {
+            attempts += 1;
+            match attempts {
+                1 => {
+                    full.fail_at(1, Fault::Once(ErrorKind::StorageFull));
+                    Reply::status(500)
+                }
+                _ => Reply::status(200),
+            }
+        });
+        let post = |path: &str| match lane {
+            "default" => vault.post(path),
+            lane => vault.post(path).lane(lane),
+        };
+        assert!(post("/1").send().await.expect("first").is_queued());
+        assert_eq!(faults.fired(), Some(Verb::Advance));
+        let never = post("/never").delivery(Delivery::Never).send().await;
+        assert_eq!(never.expect_err("busy").kind(), ErrorKind::WrongState);
+        assert!(post("/2").send().await.expect("second").is_queued());
+        vault.wait_idle().await.expect("idle");
+        let paths: Vec<String> = server
+            .attempts()
+            .iter()
+            .map(|seen| seen.path().to_owned())
+            .collect();
+        assert_eq!(paths, ["/1", "/1", "/2"], "{lane}");
+    }
+}
