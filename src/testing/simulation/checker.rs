@@ -194,7 +194,10 @@ fn is_reason(call: &Call, reason: &DeadReason) -> bool {
         | DeadReason::Unauthorized { status }
         | DeadReason::Redirected { status } => call.statuses.contains(status),
         DeadReason::RetriesExhausted { attempts, .. } => call.countable >= *attempts,
-        DeadReason::Unsendable { .. } | DeadReason::Salvaged => false,
+        // Keys are known for ever here, nothing is damaged, and all can be sent.
+        DeadReason::Unsendable { .. } | DeadReason::Salvaged | DeadReason::Uncertain { .. } => {
+            false
+        }
     }
 }
 

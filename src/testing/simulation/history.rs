@@ -185,6 +185,7 @@ impl History {
             EventKind::Expired => Known::Expired,
             EventKind::Superseded => Known::Superseded,
             EventKind::Returned { .. } | EventKind::Evicted => Known::Gone,
+            EventKind::Salvaged { .. } => return None,
         };
         self.known.insert(event.action_id, known);
         let call = self.call_of(&event.key);

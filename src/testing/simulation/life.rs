@@ -127,6 +127,8 @@ impl Life {
             .clock(WorldClock(world.clone()))
             .retry_policy(policy)
             .max_in_flight(plan.max_in_flight)
+            // Its server remembers keys for ever, and its clock jumps by days.
+            .idempotency_window(None)
             .seed(self.dice.next())
             .on_dead_letter(move |letter| {
                 let mut state = letters.state();
