@@ -31,7 +31,7 @@ impl PortalSign {
         Self::CertificateName,
     ];
 
-    /// True when the server cannot have given this answer: it has not seen the request.
+    /// True when a probe that meets it has met a portal: the server was to answer otherwise, whatever it is asked for.
     #[must_use]
     pub fn is_certain(self) -> bool {
         matches!(

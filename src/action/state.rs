@@ -94,7 +94,7 @@ impl State {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WireState {
-    /// No byte of it ever left.
+    /// No byte of it ever reached the server: none left, or only a login page took them (status 511).
     #[default]
     NeverSent,
     /// Bytes may have left and no answer came: the effect may or may not have happened.

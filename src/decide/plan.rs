@@ -289,7 +289,8 @@ fn wire_after(situation: &Situation<'_>) -> WireState {
     };
     match situation.verdict {
         Verdict::Delivered | Verdict::Reject(_) => WireState::Answered,
-        Verdict::Portal(sign) if sign.is_certain() => situation.wire_before,
+        // No server gives this status (RFC 6585, section 6). All other signs might still be the server's.
+        Verdict::Portal(PortalSign::Status) => situation.wire_before,
         Verdict::Unreachable | Verdict::Portal(_) => WireState::MaybeSent,
         _ if situation.wire_before == WireState::MaybeSent => WireState::MaybeSent,
         _ if is_word_of_a_gateway(status) => WireState::MaybeSent,

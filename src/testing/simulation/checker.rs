@@ -205,7 +205,7 @@ fn unexpected(nth: usize, call: &Call, attempts: &[&Attempt]) -> Option<Breach> 
     let is_single = call.called.len() == 1;
     let is_superseded = |end: &Option<State>| matches!(end, Some(State::Superseded { .. }));
     let is_tried = !attempts.is_empty();
-    let has_left = attempts.iter().any(|attempt| !attempt.never_left);
+    let has_left = attempts.iter().any(|attempt| !attempt.never_arrives);
     let why = if call.is_refused() && is_tried {
         "was refused"
     } else if is_single && call.is_cancelled && has_left {

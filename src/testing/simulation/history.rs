@@ -65,8 +65,8 @@ pub(super) struct Attempt {
     pub(super) life: u64,
     pub(super) began: u64,
     pub(super) ended: Option<u64>,
-    /// No byte of it can have reached anybody.
-    pub(super) never_left: bool,
+    /// No byte of it can have reached the server, and the vault can know.
+    pub(super) never_arrives: bool,
 }
 
 /// What was told last of an action, and must be on disk.
@@ -151,7 +151,7 @@ impl History {
             life,
             began,
             ended: None,
-            never_left: false,
+            never_arrives: false,
         });
         self.attempts.len() - 1
     }

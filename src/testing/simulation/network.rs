@@ -140,10 +140,13 @@ impl State {
         let life = self.life;
         let nth = self.history.attempt(sent.call, sent.key.clone(), life);
         let course = self.course(sent);
-        if let (Ending::Fails(kind), Some(attempt)) =
-            (&course.ending, self.history.attempts.last_mut())
-        {
-            attempt.never_left = kind.never_left();
+        let never_arrives = match &course.ending {
+            Ending::Fails(kind) => kind.never_left(),
+            Ending::Foreign(portal) => portal.reply().status == 511,
+            Ending::Answered => false,
+        };
+        if let Some(attempt) = self.history.attempts.last_mut() {
+            attempt.never_arrives = never_arrives;
         }
         if course.acts_after.is_some() && self.strikes(Trouble::Duplicate, 4) {
             let later = now + self.dice.millis(0, 20_000);

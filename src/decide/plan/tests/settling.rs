@@ -211,6 +211,29 @@ fn the_wire_remembers_what_went_unanswered() {
     }
 }
 
+#[test]
+fn only_a_portal_that_says_so_itself_has_kept_the_request_from_the_server() {
+    use WireState::{Answered, MaybeSent, NeverSent};
+    for sign in PortalSign::ALL {
+        for before in [NeverSent, MaybeSent, Answered] {
+            let mut story = story();
+            story.wire_before = before;
+            let status = if sign == PortalSign::Status { 511 } else { 200 };
+            let want = if sign == PortalSign::Status {
+                before
+            } else {
+                MaybeSent
+            };
+            story.verdict = Some(Verdict::Portal(sign));
+            assert_eq!(
+                story.answered(status).wire,
+                want,
+                "{sign:?} after {before:?}"
+            );
+        }
+    }
+}
+
 /// Symptom: timeout, then "still processing" twice; the second 409 made a dead letter of work in progress.
 
 #[test]
