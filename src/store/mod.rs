@@ -24,6 +24,7 @@ mod examination;
 mod fjall;
 #[cfg(feature = "sled")]
 mod journal;
+mod kept_keyring;
 pub mod kv;
 mod memory;
 mod reading;
@@ -41,6 +42,7 @@ pub(crate) use examination::Examiner;
 pub use examination::{Examination, Finding, Problem, Progress, Severity};
 #[cfg(feature = "fjall")]
 pub use fjall::{FjallOptions, FjallStore};
+pub use kept_keyring::KeptKeyring;
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
 pub use restoring::{Restore, RestoreEnd, Restored};
@@ -90,6 +92,9 @@ pub type Changed<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 ///    never drops them.
 /// 7. **Fair.** Among ready lanes of one priority, the one that waits longest goes first; a lane that was served waits
 ///    its turn. Up to a millisecond, the order among lanes is the store's own.
+/// 8. **Sealed under the keyring that is kept.** Values that were sealed under another revision of it are refused with
+///    [`ErrorKind::WrongKey`](crate::ErrorKind::WrongKey), in the same commit that would have taken them; nothing has
+///    changed then, and snapshots stay. So no key goes while somebody still seals with it.
 ///
 /// The order of calls is: `open`, then the other verbs, then `close`. A second `open` on a live store starts a new run.
 ///
@@ -163,11 +168,14 @@ pub trait Store: Any + fmt::Debug + Send + Sync {
     fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals>;
 
     /// The keyring of a sealed vault, as it was given; nothing for a plain one. Works before `open` too.
-    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>>;
+    fn keyring(&self) -> StoreFuture<'_, Option<KeptKeyring>>;
 
-    /// Keeps a keyring in place of the one before. What was before is overwritten as far as the medium lets us: that is how
-    /// keys are destroyed. Works before `open` too.
-    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()>;
+    /// Keeps a keyring in place of the one with the revision `before`, nothing = in place of none. Its revision; nothing when
+    /// another one is there, set by another process say: then nothing has changed. What was before is overwritten as far as
+    /// the medium lets us: that is how keys are destroyed. Works before `open` too.
+    ///
+    /// From then on, what was sealed under another revision is refused: see [`Append::keyring`].
+    fn set_keyring(&self, before: Option<u64>, keyring: Bytes) -> StoreFuture<'_, Option<u64>>;
 
     /// Ends the run: everything is on disk and the directory is unlocked when it returns. Later verbs fail with
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). Closing twice is fine.
@@ -312,12 +320,16 @@ macro_rules! delegate_store {
                 self.store.lane(lane)
             }
 
-            fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+            fn keyring(&self) -> StoreFuture<'_, Option<crate::store::KeptKeyring>> {
                 self.store.keyring()
             }
 
-            fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
-                self.store.set_keyring(keyring)
+            fn set_keyring(
+                &self,
+                before: Option<u64>,
+                keyring: Bytes,
+            ) -> StoreFuture<'_, Option<u64>> {
+                self.store.set_keyring(before, keyring)
             }
 
             fn close(&self) -> StoreFuture<'_, ()> {
