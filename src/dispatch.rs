@@ -23,7 +23,7 @@ use crate::parts::{ConnectivityMode, Parts};
 use crate::payload::{KeptBody, Payload};
 use crate::store::{Amend, Append, Appended, Direct, Find};
 use crate::ticket::Ticket;
-use crate::transport::{Keep, keep, tee};
+use crate::transport::{Arrived, Keep, arrived, keep, tee};
 use crate::worker::Control;
 
 use detached::Detached;
@@ -208,11 +208,12 @@ impl Desk {
             return Ok(Outcome::Queued(ticket));
         }
         let turn = parts.turn(&draft.lane).await;
-        let record = draft.record(&body, parts.now())?;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
         if !may_try || self.is_lane_busy(&draft.lane).await? {
+            let record = draft.record(&body, parts.now())?;
             return self.queue(record, body).await.map(Outcome::Queued);
         }
+        let record = draft.outline(&body, parts.now());
         let outgoing = draft.outgoing(&record, &body);
         let (record, plan, exchange) = self.try_once(record, &outgoing).await;
         let outcome = match (plan.settlement, exchange.result) {
@@ -220,7 +221,9 @@ impl Desk {
                 Ok(Outcome::Sent(response))
             }
             (settlement, _) => {
-                let record = after_failure(record, settlement, plan.wire, plan.status, plan.error);
+                let mut record =
+                    after_failure(record, settlement, plan.wire, plan.status, plan.error);
+                draft.fill(&mut record, &body)?;
                 self.queue(record, body).await.map(Outcome::Queued)
             }
         };
@@ -257,7 +260,7 @@ impl Desk {
             );
             return Err(Error::new(ErrorKind::WrongState, text));
         }
-        let record = draft.record(&body, parts.now())?;
+        let record = draft.outline(&body, parts.now());
         let outgoing = draft.outgoing(&record, &body);
         let (_, _, exchange) = self.try_once(record, &outgoing).await;
         drop(turn);
@@ -360,11 +363,11 @@ async fn attempt_direct(
     let mut plan = attempt::conclude(&parts, &record, WireState::NeverSent, &outgoing, &exchange);
     let response = match (&plan.settlement, exchange.result) {
         (Settlement::Delivered { .. }, Ok(response)) => {
-            let (response, settled) = split(&parts, &record, response);
+            let (response, answer, settled) = split(&parts, &record, response);
             // The caller may have dropped its future.
             drop(reply.send(Reply::Sent(response)));
-            let mut finished = attempt::finished(&record, plan, None);
-            finished.settled = Some(settled);
+            let mut finished = attempt::finished(&record, plan, answer);
+            finished.settled = settled;
             return reporter.finish(finished);
         }
         (Settlement::Dead { .. }, Ok(response)) => response,
@@ -386,15 +389,25 @@ async fn attempt_direct(
     reporter.finish(finished);
 }
 
-/// What the caller gets. It streams as it comes; what passed by is kept when the body ended or was dropped.
+/// What the caller gets, and what is kept of it if that is here by now. Else it streams as it comes, and what passed by
+/// is kept when the body ended or was dropped: not before it is told that the attempt is settled.
 fn split(
     parts: &Arc<Parts>,
     record: &Record,
     response: reqwest::Response,
-) -> (reqwest::Response, oneshot::Sender<()>) {
+) -> (
+    reqwest::Response,
+    Option<Answer>,
+    Option<oneshot::Sender<()>>,
+) {
+    let (keep, now) = (Keep::default(), parts.now());
+    let response = match arrived(response, &keep, now) {
+        Arrived::Whole(response, answer) => return (response, Some(answer), None),
+        Arrived::InPart(response) => response,
+    };
     let (parts, id) = (parts.clone(), record.id);
     let (settled, is_settled) = oneshot::channel();
-    let response = tee(response, &Keep::default(), parts.now(), move |answer| {
+    let response = tee(response, &keep, now, move |answer| {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
@@ -404,7 +417,7 @@ fn split(
             keep_later(&parts, id, &answer).await;
         });
     });
-    (response, settled)
+    (response, None, Some(settled))
 }
 
 async fn keep_later(parts: &Parts, id: ActionId, answer: &Answer) {

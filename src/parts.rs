@@ -9,7 +9,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -24,7 +24,7 @@ use crate::connectivity::Connectivity;
 use crate::decide::{Classifier, Dice, Gate, GateKey, GateReason, KeyForm, RetryPolicy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventHub, EventKind};
-use crate::store::{Amend, Amended, Limits, Query, Retention, Store};
+use crate::store::{Amend, Amended, Limits, OpenReport, Opened, Query, Retention, Store};
 use crate::transport::{CredentialDesk, Transport};
 
 pub(crate) use principals::Principals;
@@ -145,6 +145,8 @@ pub(crate) struct Parts {
     pub(crate) mode: watch::Sender<ConnectivityMode>,
     pub(crate) connection: watch::Sender<Connection>,
     pub(crate) is_paused: AtomicBool,
+    /// What opening the store was like.
+    pub(crate) open_report: OnceLock<OpenReport>,
     pub(crate) is_closing: AtomicBool,
     /// The worker ended in order, and the store is closed.
     pub(crate) is_closed: AtomicBool,
@@ -251,6 +253,7 @@ impl Parts {
             mode: watch::Sender::new(ConnectivityMode::Auto),
             connection: watch::Sender::new(Connection::Online),
             is_paused: AtomicBool::new(false),
+            open_report: OnceLock::new(),
             is_closing: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             pausing: tokio::sync::Mutex::default(),
@@ -291,6 +294,12 @@ impl Parts {
 
     pub(crate) fn dice(&self) -> MutexGuard<'_, Dice> {
         self.dice.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what the store told when it opened.
+    pub(crate) fn note_opened(&self, opened: &Opened) {
+        self.is_paused.store(opened.is_paused, Ordering::Release);
+        self.open_report.get_or_init(|| opened.report.clone());
     }
 
     pub(crate) fn is_paused(&self) -> bool {

@@ -21,7 +21,7 @@ use crate::event::{Events, Status, StatusChanges, follow};
 use crate::listing::{Listing, Paging};
 use crate::parts::{Connection, ConnectivityMode, Parts};
 use crate::request::RequestBuilder;
-use crate::store::{Amend, Amended, Find, Part, Query};
+use crate::store::{Amend, Amended, Find, OpenReport, Part, Query};
 use crate::ticket::Ticket;
 use crate::worker::{Control, DrainReport};
 
@@ -489,6 +489,13 @@ impl SyncVault {
 
     async fn set_paused(&self, paused: bool) -> Result<()> {
         self.parts().amend(Amend::Pause { paused }).await.map(drop)
+    }
+
+    /// What opening the vault was like: what was damaged, what was found again, and what is missing. Empty for a vault that
+    /// was whole. See [`OpenReport`].
+    #[must_use]
+    pub fn open_report(&self) -> OpenReport {
+        self.parts().open_report.get().cloned().unwrap_or_default()
     }
 
     /// True between [`pause`](Self::pause) and [`resume`](Self::resume).

@@ -104,10 +104,12 @@ enum Kind {
     WriteAhead,
 }
 
-/// Direct sends, one at a time.
+/// Direct sends, one at a time. Kinds take turns of a few sends: on which cores client and server stand changes from one
+/// moment to the next, and with it everything takes half as long or twice.
 pub(crate) fn direct(runtime: &Runtime) -> Outcome<Vec<Row>> {
     const BLOCKS: usize = 10;
-    const EACH: usize = 300;
+    const TURNS: usize = 12;
+    const EACH: usize = 25;
     let (server, noise, dir) = (Server::start(Duration::ZERO)?, Noise::new(), scratch(None)?);
     let (mut fsync, mut bare, mut ours) = (
         Vec::new(),
@@ -118,24 +120,25 @@ pub(crate) fn direct(runtime: &Runtime) -> Outcome<Vec<Row>> {
     let vault = runtime.block_on(SyncVault::open(&*server.url, dir.path().join("vault")))?;
     for block in 0..=BLOCKS {
         let scratch = scratch(None)?;
-        let synced = bare::appends(scratch.path(), &noise, EACH)?;
-        let mut plain = Vec::new();
-        for kind in [Kind::Get, Kind::Post] {
-            plain.push(runtime.block_on(bare_sends(&client, &server.url, &noise, (kind, EACH)))?);
-        }
-        let mut through = Vec::new();
-        for kind in [Kind::Get, Kind::Post, Kind::WriteAhead] {
-            through.push(runtime.block_on(sends(&vault, &noise, kind, EACH))?);
+        let synced = bare::appends(scratch.path(), &noise, TURNS * EACH)?;
+        let (mut plain, mut through) = ([const { Vec::new() }; 2], [const { Vec::new() }; 3]);
+        for _ in 0..TURNS {
+            for (kind, took) in [Kind::Get, Kind::Post].into_iter().zip(&mut plain) {
+                let sends = bare_sends(&client, &server.url, &noise, (kind, EACH));
+                took.extend(runtime.block_on(sends)?);
+            }
+            for (kind, took) in [Kind::Get, Kind::Post, Kind::WriteAhead]
+                .into_iter()
+                .zip(&mut through)
+            {
+                took.extend(runtime.block_on(sends(&vault, &noise, kind, EACH))?);
+            }
         }
         // The first block warms up.
         if block > 0 {
             fsync.push(synced);
-            bare.iter_mut()
-                .zip(plain)
-                .for_each(|(runs, run)| runs.push(run));
-            ours.iter_mut()
-                .zip(through)
-                .for_each(|(runs, run)| runs.push(run));
+            keep(&mut bare, plain);
+            keep(&mut ours, through);
         }
     }
     runtime.block_on(vault.shutdown(Duration::ZERO))?;
@@ -147,14 +150,20 @@ pub(crate) fn direct(runtime: &Runtime) -> Outcome<Vec<Row>> {
     ])
 }
 
+/// A run of each kind, from its latencies.
+fn keep<const N: usize>(runs: &mut [Vec<Run>; N], latencies: [Vec<Duration>; N]) {
+    for (runs, latencies) in runs.iter_mut().zip(latencies) {
+        runs.push(Run::of(latencies.iter().sum(), latencies));
+    }
+}
+
 async fn bare_sends(
     client: &Client,
     url: &str,
     noise: &Noise,
     (kind, count): (Kind, usize),
-) -> Outcome<Run> {
+) -> Outcome<Vec<Duration>> {
     let url = format!("{url}/orders");
-    let start = Instant::now();
     let mut latencies = Vec::with_capacity(count);
     for _ in 0..count {
         let before = Instant::now();
@@ -165,11 +174,15 @@ async fn bare_sends(
         request.send().await?.bytes().await?;
         latencies.push(before.elapsed());
     }
-    Ok(Run::of(start.elapsed(), latencies))
+    Ok(latencies)
 }
 
-async fn sends(vault: &SyncVault, noise: &Noise, kind: Kind, count: usize) -> Outcome<Run> {
-    let start = Instant::now();
+async fn sends(
+    vault: &SyncVault,
+    noise: &Noise,
+    kind: Kind,
+    count: usize,
+) -> Outcome<Vec<Duration>> {
     let mut latencies = Vec::with_capacity(count);
     for _ in 0..count {
         let before = Instant::now();
@@ -187,7 +200,6 @@ async fn sends(vault: &SyncVault, noise: &Noise, kind: Kind, count: usize) -> Ou
         answer.bytes().await?;
         latencies.push(before.elapsed());
     }
-    let run = Run::of(start.elapsed(), latencies);
     vault.wait_idle().await?;
-    Ok(run)
+    Ok(latencies)
 }

@@ -135,6 +135,9 @@ pub enum DeadReason {
         /// What is wrong, without any content of the request.
         detail: String,
     },
+    /// Found in a damaged store, and nothing proves that it was not settled: it is not sent again by itself. Requeue it
+    /// when it may be sent twice, or once more.
+    Salvaged,
 }
 
 impl fmt::Display for DeadReason {
@@ -165,6 +168,10 @@ impl fmt::Display for DeadReason {
                 )
             }
             Self::Unsendable { detail } => write!(f, "cannot be sent: {detail}"),
+            Self::Salvaged => write!(
+                f,
+                "found in a damaged store, and it may have been settled before"
+            ),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What a build ends with: the parts come together, and the worker starts.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
@@ -33,7 +32,7 @@ impl SyncVaultBuilder {
         );
         let parts = Arc::new(Parts::new(seams, options, hub, gates, dice));
         *parts.principals() = Principals::new(self.principal.clone(), self.is_everybody_sent);
-        parts.is_paused.store(opened.is_paused, Ordering::Release);
+        parts.note_opened(opened);
         parts.refresh_connection();
         let (control, control_mail) = mpsc::unbounded_channel();
         let (reports, report_mail) = mpsc::unbounded_channel();

@@ -54,14 +54,15 @@ impl Draft {
     }
 
     pub(super) fn record(&self, body: &KeptBody, now: Timestamp) -> Result<Record> {
-        let content = Bytes::from(self.request.encode()?);
-        let mut record = Record::new(
-            body.id,
-            self.lane.clone(),
-            self.origin.clone(),
-            content,
-            now,
-        );
+        let mut record = self.outline(body, now);
+        self.fill(&mut record, body)?;
+        Ok(record)
+    }
+
+    /// A record without what only a store needs: the encoded request, and its fingerprint.
+    pub(super) fn outline(&self, body: &KeptBody, now: Timestamp) -> Record {
+        let (lane, origin) = (self.lane.clone(), self.origin.clone());
+        let mut record = Record::new(body.id, lane, origin, Bytes::new(), now);
         record.key = self.scoped_key();
         record.principal = self.principal.clone();
         record.coalesce = self.coalesce.clone();
@@ -71,9 +72,15 @@ impl Draft {
         record.state = State::Queued {
             due: self.not_before.unwrap_or(now).max(now),
         };
-        record.fingerprint = self.fingerprint(body);
         record.body_bytes = body.body.len();
-        Ok(record)
+        record
+    }
+
+    /// Makes an outline ready for the store.
+    pub(super) fn fill(&self, record: &mut Record, body: &KeptBody) -> Result<()> {
+        record.content = self.request.encode()?.into();
+        record.fingerprint = self.fingerprint(body);
+        Ok(())
     }
 
     /// Method, URL and body: what an idempotency key stands for.

@@ -12,6 +12,7 @@ const KNOWN: &[&str] = &[
     "ballast",
     "bodies",
     "drain.lock",
+    "fjall",
     "format",
     "journal",
     "keyring",

@@ -2,17 +2,22 @@
 //! own thread does behind that (flushing, merging) stops the store when it fails. See `docs/format.md`.
 
 mod engine;
+mod examine;
 mod failure;
 mod journals;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use self::engine::FjallEngine;
-use super::kv::KvStore;
+pub(crate) use self::examine::examine_fjall;
+use super::carve::frames_below;
+use super::dir::{MARK, VaultDir};
+use super::kv::{KvStore, Sink, Site};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
     Query, Snapshot, Source, Store, StoreFuture, Totals,
@@ -62,10 +67,43 @@ impl FjallStore {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: FjallOptions) -> Result<Self> {
-        let open = move |dir| FjallEngine::open(dir, &options);
-        let store = KvStore::in_directory(path.as_ref(), open)?;
+        let site = |dir| FjallSite {
+            dir: Arc::new(dir),
+            options,
+        };
+        let store = KvStore::in_directory(path.as_ref(), site)?;
         Ok(Self { store })
     }
 }
 
 super::delegate_store!(FjallStore);
+
+/// Where a vault has fjall.
+struct FjallSite {
+    dir: Arc<VaultDir>,
+    options: FjallOptions,
+}
+
+impl Site for FjallSite {
+    type Engine = FjallEngine;
+
+    fn dir(&self) -> &VaultDir {
+        &self.dir
+    }
+
+    /// The mark of a whole vault goes first: without it, nothing is missed.
+    fn names(&self) -> &'static [&'static str] {
+        &[MARK, "fjall"]
+    }
+
+    fn open(&self) -> Result<FjallEngine> {
+        FjallEngine::open(self.dir.clone(), &self.options)
+    }
+
+    /// The tables hold what left the journals. The batches of these come last, in their order.
+    fn carve(&self, from: &Path, sink: &mut dyn Sink) -> Result<()> {
+        let dir = from.join("fjall");
+        frames_below(&dir, &mut |bytes| sink.frame(bytes))?;
+        journals::batches_in(&dir, &mut |batch| sink.commit(batch))
+    }
+}

@@ -12,7 +12,9 @@ mod tests;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -25,8 +27,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// How many bytes one of the two files holds, unless the app wants it otherwise.
 pub(super) const FILE_BYTES: u64 = 8 * 1024 * 1024;
 const FILES: [&str; 2] = ["a", "b"];
-/// How many keys go into the engine below in one step: readers wait for a step.
-const STEP_KEYS: usize = 64;
+/// How many keys go into the engine below in one step: a thread that turns over rests after each.
+const STEP_KEYS: usize = 16;
 /// In the engine below: the number of the newest commit that it holds. No key of the queue starts with zero.
 const APPLIED: &[u8] = b"\0applied";
 
@@ -38,7 +40,7 @@ pub(super) trait Base: fmt::Debug + Send + Sync + 'static {
     /// Gives back room that was kept for a full disk. False when there is none to give.
     fn give_room(&self) -> Result<bool>;
 
-    /// Writes a batch, all or nothing. It need not be durable yet.
+    /// Writes a batch. It need not be durable yet, nor whole when it fails: the journal has all of it.
     fn write(&self, batch: Batch) -> Result<()>;
 
     /// Makes everything durable that was written.
@@ -49,6 +51,20 @@ pub(super) trait Base: fmt::Debug + Send + Sync + 'static {
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Entries>;
 
     fn close(self) -> Result<()>;
+}
+
+/// Every whole commit in the files of a journal, in order, those of earlier turns too.
+///
+/// # Errors
+///
+/// Storage errors.
+pub(super) fn commits_in(dir: &Path) -> Result<Vec<Batch>> {
+    let mut commits = Vec::new();
+    for name in ["a", "b"] {
+        commits.extend(file::salvage(&dir.join(name))?);
+    }
+    commits.sort_by_key(|commit: &Commit| commit.number);
+    Ok(commits.into_iter().map(|commit| commit.batch).collect())
 }
 
 /// An engine with a journal before it.
@@ -72,6 +88,8 @@ struct TurnOver {
     last: u64,
     /// Nothing while there is no room for them below.
     thread: Option<JoinHandle<Result<()>>>,
+    /// A commit cannot go on before it ends: it rests no more.
+    is_awaited: Arc<AtomicBool>,
 }
 
 impl<B: Base> Journaled<B> {
@@ -129,6 +147,7 @@ impl<B: Base> Journaled<B> {
             writes: Arc::new(writes),
             last,
             thread: None,
+            is_awaited: Arc::default(),
         });
     }
 
@@ -150,11 +169,14 @@ impl<B: Base> Journaled<B> {
 
     /// Waits until the engine below holds what was turned over.
     fn finish_turn_over(&mut self) -> Result<()> {
-        let running = self.turn_over.as_mut().and_then(|it| it.thread.take());
-        let Some(thread) = running else {
+        let Some(turn_over) = self.turn_over.take_if(|it| it.thread.is_some()) else {
             return Ok(());
         };
-        self.turn_over = None;
+        let Some(thread) = turn_over.thread else {
+            return Ok(());
+        };
+        turn_over.is_awaited.store(true, Ordering::Release);
+        thread.thread().unpark();
         let panicked = |_| {
             Err(Error::new(
                 ErrorKind::Poisoned,
@@ -237,7 +259,7 @@ impl<B: Base> Engine for Journaled<B> {
             self.finish_turn_over()?;
         }
         if is_below && !self.active.is_empty() && self.base.has_room(bytes_of(&self.active))? {
-            bring_down(&*self.base, &self.active, self.next - 1)?;
+            bring_down(&*self.base, &self.active, self.next - 1, |_| ())?;
         }
         let Some(base) = Arc::into_inner(self.base) else {
             let text = "the engine below the journal is still in use";
@@ -256,9 +278,16 @@ impl<B: Base> Engine for Journaled<B> {
 
 fn start<B: Base>(base: &Arc<B>, turn_over: &TurnOver) -> Result<JoinHandle<Result<()>>> {
     let (base, writes, last) = (base.clone(), turn_over.writes.clone(), turn_over.last);
+    let is_awaited = turn_over.is_awaited.clone();
+    // As long as it worked, so that it never takes a core from the commits that go on meanwhile.
+    let rest = move |worked: Duration| {
+        if !is_awaited.load(Ordering::Acquire) {
+            std::thread::park_timeout(worked);
+        }
+    };
     std::thread::Builder::new()
         .name("syncvault-turn".into())
-        .spawn(move || bring_down(&*base, &writes, last).map_err(cut_off))
+        .spawn(move || bring_down(&*base, &writes, last, rest).map_err(cut_off))
         .map_err(|e| {
             Error::new(ErrorKind::Storage, "cannot start a thread of the store").with_source(e)
         })
@@ -277,9 +306,9 @@ fn bytes_of(writes: &Batch) -> u64 {
     writes.iter().map(bytes).sum()
 }
 
-/// The mark goes in when the rest is durable, so that it never says too much.
-fn bring_down(base: &impl Base, writes: &Batch, last: u64) -> Result<()> {
-    let mut step = Batch::new();
+/// The mark goes in when the rest is durable, so that it never says too much. `rest` is told how long a step took.
+fn bring_down(base: &impl Base, writes: &Batch, last: u64, rest: impl Fn(Duration)) -> Result<()> {
+    let (mut step, mut began) = (Batch::new(), Instant::now());
     for (key, value) in writes {
         // Most of what was deleted never got there.
         if value.is_none() && base.get(key)?.is_none() {
@@ -288,6 +317,8 @@ fn bring_down(base: &impl Base, writes: &Batch, last: u64) -> Result<()> {
         step.insert(key.clone(), value.clone());
         if step.len() == STEP_KEYS {
             base.write(std::mem::take(&mut step))?;
+            rest(began.elapsed());
+            began = Instant::now();
         }
     }
     base.write(step)?;

@@ -9,6 +9,11 @@ mod ballast;
     allow(dead_code, reason = "only stores on disk make such files")
 )]
 mod bodies;
+#[cfg_attr(
+    not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
+    allow(dead_code, reason = "only stores on disk can be damaged")
+)]
+mod carve;
 mod change;
 #[cfg(feature = "encrypt")]
 pub mod crypt;
@@ -26,8 +31,14 @@ mod fjall;
 mod journal;
 mod kept_keyring;
 pub mod kv;
+#[cfg_attr(
+    not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
+    allow(dead_code, reason = "only stores on disk can lose what they held")
+)]
+mod mark;
 mod memory;
 mod reading;
+mod report;
 mod restoring;
 #[cfg(feature = "sled")]
 mod sled;
@@ -41,10 +52,13 @@ pub use change::{Amend, Amended};
 pub(crate) use examination::Examiner;
 pub use examination::{Examination, Finding, Problem, Progress, Severity};
 #[cfg(feature = "fjall")]
+pub(crate) use fjall::examine_fjall;
+#[cfg(feature = "fjall")]
 pub use fjall::{FjallOptions, FjallStore};
 pub use kept_keyring::KeptKeyring;
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
+pub use report::{OpenReport, StoreRegressed};
 pub use restoring::{Restore, RestoreEnd, Restored};
 #[cfg(feature = "sled")]
 pub(crate) use sled::examine_sled;
@@ -204,6 +218,8 @@ pub struct Opened {
     pub reclaimed: Vec<ActionId>,
     /// Principals whose [forgetting](Amend::Forget) was begun and not ended, by a run before or by this `open`.
     pub forgetting: Vec<String>,
+    /// What was damaged, and what became of it. Told once: by the first `open`.
+    pub report: OpenReport,
     /// False when the ledger that was found does not add up: something was lost without a name.
     pub is_balanced: bool,
     /// True when actions are being [put back](Store::restore) and the end is missing: an import was cut off.
@@ -219,6 +235,7 @@ impl Default for Opened {
             gates: Vec::new(),
             reclaimed: Vec::new(),
             forgetting: Vec::new(),
+            report: OpenReport::default(),
             is_balanced: true,
             is_half_restored: false,
         }

@@ -9,20 +9,21 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 pub(crate) use self::examine::examine_sled;
 use super::ballast::{Ballast, free_bytes};
+use super::carve::frames_below;
 use super::dir::{
     MARK, VaultDir, check_still_there, failed, kind_of, no_follow, paths_in, private_file,
     refuse_links, restrict_below, sync_dir, unsynced,
 };
-use super::journal::{Base, FILE_BYTES, Journaled};
+use super::journal::{self, Base, FILE_BYTES, Journaled};
 use super::kv::overlay::Entries;
-use super::kv::{Batch, KvStore};
+use super::kv::{Batch, KvStore, Sink, Site};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
     Query, Snapshot, Source, Store, StoreFuture, Totals,
@@ -99,16 +100,51 @@ impl SledStore {
             );
             return Err(Error::invalid(text));
         }
-        let open = move |dir| open_engine(dir, &options);
-        let store = KvStore::in_directory(path.as_ref(), open)?;
+        let site = |dir| SledSite {
+            dir: Arc::new(dir),
+            options,
+        };
+        let store = KvStore::in_directory(path.as_ref(), site)?;
         Ok(Self { store })
     }
 }
 
 super::delegate_store!(SledStore);
 
+/// Where a vault has sled and its journal.
+struct SledSite {
+    dir: Arc<VaultDir>,
+    options: SledOptions,
+}
+
+impl Site for SledSite {
+    type Engine = Journaled<SledBase>;
+
+    fn dir(&self) -> &VaultDir {
+        &self.dir
+    }
+
+    /// The mark of a whole vault goes first: without it, nothing is missed.
+    fn names(&self) -> &'static [&'static str] {
+        &[MARK, "sled", "journal"]
+    }
+
+    fn open(&self) -> Result<Self::Engine> {
+        open_engine(self.dir.clone(), &self.options)
+    }
+
+    /// sled's files hold what the journal brought there. The commits of the journal come last, in their order.
+    fn carve(&self, from: &Path, sink: &mut dyn Sink) -> Result<()> {
+        for name in ["sled", "journal"] {
+            frames_below(&from.join(name), &mut |bytes| sink.frame(bytes))?;
+        }
+        let commits = journal::commits_in(&from.join("journal"))?;
+        commits.into_iter().try_for_each(|batch| sink.commit(batch))
+    }
+}
+
 /// The engine of a vault: its directory, sled, the journal.
-fn open_engine(dir: VaultDir, options: &SledOptions) -> Result<Journaled<SledBase>> {
+fn open_engine(dir: Arc<VaultDir>, options: &SledOptions) -> Result<Journaled<SledBase>> {
     let (mark, is_made) = (dir.path().join(MARK), dir.is_made()?);
     let (sled, journal) = (dir.subdir("sled")?, dir.subdir("journal")?);
     if is_made && !Journaled::<SledBase>::is_in(&journal) {
@@ -176,7 +212,7 @@ struct SledBase {
     path: PathBuf,
     ballast: Mutex<Ballast>,
     /// Released last.
-    dir: VaultDir,
+    dir: Arc<VaultDir>,
 }
 
 impl SledBase {
@@ -184,7 +220,7 @@ impl SledBase {
         self.ballast.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(path: PathBuf, dir: VaultDir, options: &SledOptions) -> Result<Self> {
+    fn open(path: PathBuf, dir: Arc<VaultDir>, options: &SledOptions) -> Result<Self> {
         let config = sled::Config::new()
             .path(&path)
             .cache_capacity(options.cache_bytes)
@@ -306,17 +342,16 @@ impl Base for SledBase {
         self.ballast().release()
     }
 
+    /// Key by key: a batch of sled would write its buffer out twice, and readers would wait for all of it.
     fn write(&self, batch: Batch) -> Result<()> {
-        let mut writes = sled::Batch::default();
         for (key, value) in batch {
-            match value {
-                Some(value) => writes.insert(key, &value[..]),
-                None => writes.remove(key),
-            }
+            let written = match value {
+                Some(value) => self.db.insert(key, &value[..]),
+                None => self.db.remove(key),
+            };
+            written.map_err(|e| broken("write to", e))?;
         }
-        self.db
-            .apply_batch(writes)
-            .map_err(|e| broken("write to", e))
+        Ok(())
     }
 
     fn sync(&self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The store in one SQLite file: a vault's own, or an app's database, where a request is queued in the app's own
 //! transaction (the outbox). Actions are rows with columns that a person can read; see `docs/format.md`.
 
+mod carve;
 mod connect;
 mod examine;
 mod file;
@@ -25,8 +26,8 @@ use self::peers::Locks;
 use super::KeptKeyring;
 use super::ballast::Ballast;
 use super::bodies::Bodies;
-use super::dir::{VaultDir, refuse_links};
-use super::kv::{Batch, Engine, KvStore, Peers, append_within};
+use super::dir::{QUARANTINE, VaultDir, refuse_links};
+use super::kv::{Batch, Engine, KvStore, Peers, Sink, Site, append_within};
 #[cfg(feature = "encrypt")]
 use super::kv::{get_within, keyring_within, set_keyring_within};
 use super::{
@@ -39,9 +40,6 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The name of the database in the directory of a vault.
 const FILE: &str = "vault.db";
-
-/// Where files go that may be all that is left of an action.
-const QUARANTINE: &str = "quarantine";
 
 /// How many pages of nothing a close gives back to the file system, at most: 64 MiB.
 const VACUUM_PAGES: u32 = 16 * 1024;
@@ -154,16 +152,15 @@ impl SqliteStore {
         };
         let path = dir.path().join(FILE);
         let quarantine = dir.path().join(QUARANTINE);
-        let bodies = Arc::new(Bodies::of_snapshots(dir.subdir("bodies")?, quarantine));
-        let open = {
-            let options = options.clone();
-            move || SqliteEngine::open_own(dir, &options)
-        };
-        let store = KvStore::with_bodies(open, Some(bodies))?;
-        let access = options.access;
+        let bodies = Bodies::of_snapshots(dir.subdir("bodies")?, quarantine);
+        let (access, poll, dir) = (options.access, options.poll, Arc::new(dir));
         let store = match access {
-            Access::Alone => store,
-            Access::Shared => store.polled(options.poll),
+            Access::Alone => KvStore::at_site(SqliteSite { dir, options }, bodies)?,
+            // What others have open cannot be moved away.
+            Access::Shared => {
+                let open = move || SqliteEngine::open_own(dir, &options);
+                KvStore::with_bodies(open, bodies)?.polled(poll)
+            }
         };
         Ok(Self {
             store,
@@ -281,6 +278,36 @@ impl SqliteStore {
 
 super::delegate_store!(SqliteStore);
 
+/// Where a vault has its database.
+struct SqliteSite {
+    dir: Arc<VaultDir>,
+    options: SqliteOptions,
+}
+
+impl Site for SqliteSite {
+    type Engine = SqliteEngine;
+
+    fn dir(&self) -> &VaultDir {
+        &self.dir
+    }
+
+    fn names(&self) -> &'static [&'static str] {
+        &[FILE, "vault.db-wal", "vault.db-shm"]
+    }
+
+    fn open(&self) -> Result<SqliteEngine> {
+        SqliteEngine::open_own(self.dir.clone(), &self.options)
+    }
+
+    fn check(&self, engine: &SqliteEngine) -> Result<()> {
+        connect::check(&engine.connection)
+    }
+
+    fn carve(&self, from: &Path, sink: &mut dyn Sink) -> Result<()> {
+        carve::carve(from, sink)
+    }
+}
+
 /// A connection that belongs to the store.
 #[derive(Debug)]
 struct SqliteEngine {
@@ -294,11 +321,11 @@ struct SqliteEngine {
     is_own: bool,
     ballast: Ballast,
     /// Released last.
-    _dir: VaultDir,
+    _dir: Arc<VaultDir>,
 }
 
 impl SqliteEngine {
-    fn open_own(dir: VaultDir, options: &SqliteOptions) -> Result<Self> {
+    fn open_own(dir: Arc<VaultDir>, options: &SqliteOptions) -> Result<Self> {
         let path = dir.path().join(FILE);
         let _opening = dir.serialize()?;
         let others = ["vault.db-wal", "vault.db-shm"];
@@ -349,7 +376,7 @@ impl SqliteEngine {
             is_own: false,
             // The app's database is the app's to keep room for.
             ballast: Ballast::of(dir.path(), 0),
-            _dir: dir,
+            _dir: Arc::new(dir),
         })
     }
 
@@ -395,6 +422,10 @@ impl SqliteEngine {
 }
 
 impl Engine for SqliteEngine {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn begin(&mut self) -> Result<bool> {
         self.run("BEGIN IMMEDIATE").map_err(busy)?;
         if self.locks.is_some() {
@@ -459,9 +490,9 @@ impl Engine for SqliteEngine {
             ballast,
             ..
         } = self;
-        if !ballast.is_held() {
-            connect::keep_log(&connection);
-        } else if is_own
+        connect::keep_log(&connection, !ballast.is_held());
+        if is_own
+            && ballast.is_held()
             && connection.is_autocommit()
             && let Err(error) = connect::shrink(&connection, VACUUM_PAGES)
         {
@@ -477,7 +508,7 @@ impl Engine for SqliteEngine {
     }
 
     fn abandon(self) {
-        connect::keep_log(&self.connection);
+        connect::keep_log(&self.connection, true);
     }
 }
 

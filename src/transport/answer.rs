@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -165,6 +165,96 @@ pub fn tee(
     })
 }
 
+/// An answer whose body is here already is kept without waiting for its reader.
+pub(crate) enum Arrived {
+    /// All of it: what the caller gets, and what is kept.
+    Whole(Response, Answer),
+    /// It has to be streamed.
+    InPart(Response),
+}
+
+/// Takes the body of a short answer, if it came with the head. Waits for nothing.
+pub(crate) fn arrived(response: Response, keep: &Keep, at: Timestamp) -> Arrived {
+    /// A longer one is not worth a copy.
+    const BYTES_MAX: u64 = 4 * 1024;
+    if response
+        .content_length()
+        .is_none_or(|bytes| bytes > BYTES_MAX)
+    {
+        return Arrived::InPart(response);
+    }
+    let mut answer = keep.head(&response, at);
+    let mut whole = None;
+    let response = rebuild(response, |mut body| {
+        let first = ready_frame(&mut body);
+        let data = first.as_ref().and_then(|first| first.as_ref().ok());
+        whole = match (body.is_end_stream(), &first) {
+            (true, None) => Some(Bytes::new()),
+            (true, _) => data.and_then(Frame::data_ref).cloned(),
+            (false, _) => None,
+        };
+        match &whole {
+            Some(data) => data.clone().into(),
+            None => Body::wrap(Begun { first, body }),
+        }
+    });
+    match whole {
+        Some(body) => {
+            answer.body = body;
+            answer.is_truncated = false;
+            Arrived::Whole(response, answer)
+        }
+        None => Arrived::InPart(response),
+    }
+}
+
+type BodyFrame = Result<Frame<Bytes>, reqwest::Error>;
+
+/// The first frame of a body, if it is here.
+fn ready_frame(body: &mut Body) -> Option<BodyFrame> {
+    if body.is_end_stream() {
+        return None;
+    }
+    let mut context = Context::from_waker(Waker::noop());
+    match Pin::new(body).poll_frame(&mut context) {
+        Poll::Ready(first) => first,
+        Poll::Pending => None,
+    }
+}
+
+/// A body whose first frame was taken, and comes first.
+struct Begun {
+    first: Option<BodyFrame>,
+    body: Body,
+}
+
+impl http_body::Body for Begun {
+    type Data = Bytes;
+    type Error = reqwest::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().and_then(|first| first.as_ref().ok());
+        let data = first.and_then(Frame::data_ref);
+        let taken = data.map_or(0, |data| data.len() as u64);
+        let left = self.body.size_hint().exact();
+        left.map_or_else(SizeHint::new, |left| SizeHint::with_exact(taken + left))
+    }
+}
+
 /// The same answer, with status, version, headers, extensions and URL, around another body.
 pub(super) fn rebuild(response: Response, wrap: impl FnOnce(Body) -> Body) -> Response {
     let mut url = http::response::Builder::new().url(response.url().clone());
@@ -256,5 +346,83 @@ impl http_body::Body for Tee {
 impl Drop for Tee {
     fn drop(&mut self) {
         self.finish(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// A body in pieces; nothing = not here yet.
+    struct Pieces(VecDeque<Option<&'static str>>);
+
+    impl http_body::Body for Pieces {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            match self.0.pop_front() {
+                Some(Some(piece)) => Poll::Ready(Some(Ok(Frame::data(piece.into())))),
+                Some(None) => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                None => Poll::Ready(None),
+            }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.is_empty()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let bytes = self.0.iter().flatten().map(|piece| piece.len() as u64);
+            SizeHint::with_exact(bytes.sum())
+        }
+    }
+
+    fn answer(pieces: &[Option<&'static str>]) -> Response {
+        let body = Pieces(pieces.iter().copied().collect());
+        http::Response::new(Body::wrap(body)).into()
+    }
+
+    #[tokio::test]
+    async fn a_short_body_that_is_here_is_kept_and_can_be_read() {
+        for (pieces, whole) in [(&[Some("all of it")][..], "all of it"), (&[][..], "")] {
+            let arrived = arrived(answer(pieces), &Keep::default(), Timestamp::EPOCH);
+            let Arrived::Whole(response, kept) = arrived else {
+                panic!("{whole} is here");
+            };
+            assert_eq!(
+                (&kept.body[..], kept.is_truncated),
+                (whole.as_bytes(), false)
+            );
+            assert_eq!(response.content_length(), Some(whole.len() as u64));
+            assert_eq!(response.text().await.expect("read"), whole);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_here_as_a_whole_streams_and_loses_nothing() {
+        let long: &'static str = "x".repeat(5000).leak();
+        let bodies = [
+            (&[None, Some("late")][..], "late"),
+            (&[Some("one "), Some("two")][..], "one two"),
+            (&[Some("one "), None, Some("two")][..], "one two"),
+            (&[Some(long)][..], long),
+        ];
+        for (pieces, whole) in bodies {
+            let arrived = arrived(answer(pieces), &Keep::default(), Timestamp::EPOCH);
+            let Arrived::InPart(response) = arrived else {
+                panic!("{whole} is not here");
+            };
+            assert_eq!(response.content_length(), Some(whole.len() as u64));
+            assert_eq!(response.text().await.expect("read"), whole);
+        }
     }
 }

@@ -12,6 +12,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 
+pub(crate) use answer::{Arrived, arrived};
 pub use answer::{Keep, keep, tee};
 pub use credentials::{
     CredentialError, CredentialFuture, CredentialProvider, CredentialRequest, Credentials,

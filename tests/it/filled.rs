@@ -3,7 +3,8 @@
 use std::io::Cursor;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt;
 use syncvault::action::{Body, Lane, Origin, Piece, Record};
 use syncvault::clock::Timestamp;
 use syncvault::decide::{Counted, DeadLane, Gate, GateKey, GateReason, Settlement};
@@ -284,21 +285,30 @@ pub(crate) async fn see(store: &dyn Store, opened: &Opened) -> Seen {
         let lane = store.lane(record.lane.clone()).await.expect("lane");
         seen.blocking.push(lane.blocking);
         let body = store.body(record.id).await.expect("body");
-        seen.bodies.push(body.map(|body| whole(&body)));
+        seen.bodies.push(match body {
+            Some(body) => Some(whole(store, body).await),
+            None => None,
+        });
         let answer = store.answer(record.id).await.expect("answer");
         seen.answers.push(answer);
     }
     seen
 }
 
-fn whole(body: &Body) -> Bytes {
-    let pieces = body.clone().into_pieces().into_iter();
-    let bytes = pieces.flat_map(|piece| match piece {
-        Piece::Bytes(bytes) => bytes.to_vec(),
-        Piece::File(file) => std::fs::read(&file.path).expect("a file of a body"),
-        _ => panic!("an unknown piece"),
-    });
-    bytes.collect()
+async fn whole(store: &dyn Store, body: Body) -> Bytes {
+    let mut bytes = BytesMut::new();
+    for piece in body.into_pieces() {
+        match piece {
+            Piece::Bytes(piece) => bytes.extend_from_slice(&piece),
+            Piece::File(file) => {
+                let chunks = store.chunks(file).await.expect("a file of a body");
+                let chunks: Vec<Bytes> = chunks.try_collect().await.expect("its bytes");
+                bytes.extend_from_slice(&chunks.concat());
+            }
+            _ => panic!("an unknown piece"),
+        }
+    }
+    bytes.freeze()
 }
 
 impl Seen {

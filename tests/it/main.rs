@@ -10,6 +10,9 @@ mod chaos_server;
 /// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod crash;
+/// Flipped bits and cut files: a vault opens all the same, and tells no lies.
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
+mod damage;
 /// Full disks and failing calls, with root and strace only.
 #[cfg(all(feature = "sled", feature = "sqlite"))]
 mod disk_trouble;

@@ -39,7 +39,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// The app's key opens a keyring, which the store keeps; the keyring holds the keys that values are sealed with, one for
 /// each principal. A new store becomes a sealed one when it is opened first; one that has held something in clear is
-/// refused, because what was written once may still lie in its files.
+/// refused, because what was written once may still lie in its files. Several processes may share one, when the store lets them.
 ///
 /// `SyncVaultBuilder::encryption` puts it around the vault's store.
 pub struct Sealed {

@@ -16,11 +16,16 @@ fn io_of(error: &fjall::Error) -> Option<&io::Error> {
 pub(super) fn unopenable(error: fjall::Error) -> Error {
     let kind = match (&error, io_of(&error)) {
         (fjall::Error::Locked, _) => ErrorKind::Locked,
-        (_, Some(e)) if e.kind() == io::ErrorKind::NotFound => ErrorKind::Corrupt,
+        // A place in a file that its damaged table of contents names may be none.
+        (_, Some(e)) if is_of_damage(e.kind()) => ErrorKind::Corrupt,
         (_, Some(e)) if e.raw_os_error().is_some() => kind_of(e),
         _ => ErrorKind::Corrupt,
     };
     Error::new(kind, "cannot open the database").with_source(error)
+}
+
+fn is_of_damage(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::InvalidInput)
 }
 
 /// A full disk is no kind of its own here: fjall does not tell whether anything of the batch is there.

@@ -6,10 +6,12 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::dir::{failed, no_follow, paths_in};
+use crate::store::kv::Batch;
 
 /// The mark of a whole database.
 pub(super) const VERSION: &str = "version";
@@ -20,6 +22,10 @@ const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
+/// An item that is a value, and not a deletion.
+const PUT: u8 = 0;
+/// The keyspace of the queue.
+const QUEUE: usize = 1;
 const START_BYTES: usize = 13;
 const ITEM_BYTES: usize = 21;
 const CLEAR_BYTES: usize = 9;
@@ -120,6 +126,53 @@ fn damaged(journal: &Path, at: usize) -> Error {
 /// Room that was made ahead.
 fn is_unused(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
+}
+
+/// Gives out every whole batch in the journals, wherever it starts, in order.
+///
+/// # Errors
+///
+/// Storage errors, and those of `found`.
+pub(super) fn batches_in(dir: &Path, found: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()> {
+    let journals = match dir.is_dir() {
+        true => journals_in(dir)?,
+        false => Vec::new(),
+    };
+    for journal in journals {
+        let bytes = read(&journal)?;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let length = batch(rest);
+            if let Some(length) = length {
+                found(writes(&rest[START_BYTES..length]))?;
+            }
+            rest = &rest[length.unwrap_or(1)..];
+        }
+    }
+    Ok(())
+}
+
+/// What a whole batch writes to the queue.
+fn writes(mut items: &[u8]) -> Batch {
+    let mut batch = Batch::new();
+    while let Some(length) = entry(items) {
+        let (item, rest) = items.split_at(length.min(items.len()));
+        if let Some((key, value)) = write(item) {
+            batch.insert(key.to_vec(), value.map(Bytes::copy_from_slice));
+        }
+        items = rest;
+    }
+    batch
+}
+
+fn write(item: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+    if *item.first()? != ITEM || number::<8>(item, 3)? != QUEUE {
+        return None;
+    }
+    let (key, value) = item
+        .get(ITEM_BYTES..)?
+        .split_at_checked(number::<2>(item, 11)?)?;
+    Some((key, (item[1] == PUT).then_some(value)))
 }
 
 /// How many bytes of whole batches a journal begins with.

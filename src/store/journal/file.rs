@@ -109,6 +109,15 @@ impl JournalFile {
     }
 }
 
+/// Every whole commit in a file, wherever it starts; none when it is not there.
+pub(super) fn salvage(path: &Path) -> Result<Vec<Commit>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(frame::whole_in(&bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(failed("read", path, e)),
+    }
+}
+
 fn fill(path: &Path, bytes: u64) -> Result<()> {
     let new = path.with_extension("new");
     let mut options = OpenOptions::new();

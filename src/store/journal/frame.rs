@@ -1,6 +1,8 @@
 //! One commit as bytes. A frame stands alone: whether it is whole can be told without the ones before it.
 //! `docs/format.md` draws it.
 
+use std::io::BufRead;
+
 use bytes::Bytes;
 
 use crate::store::kv::Batch;
@@ -73,11 +75,29 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Commit, usize)> {
 
 /// The number of the newest whole frame that starts at `from` or behind it.
 pub(super) fn newest_behind(bytes: &[u8], from: usize) -> Option<u64> {
-    let starts = (from..bytes.len()).step_by(ALIGN);
-    starts
-        .filter(|at| bytes[*at..].starts_with(&MAGIC))
+    starts(bytes, from)
         .filter_map(|at| decode(&bytes[at..]).map(|(commit, _)| commit.number))
         .max()
+}
+
+/// Where a frame may start, from `from` on. Most of a file is zeros.
+fn starts(bytes: &[u8], from: usize) -> impl Iterator<Item = usize> {
+    let mut rest = &bytes[from.min(bytes.len())..];
+    let next = move || {
+        // Reading from memory does not fail.
+        let skipped = rest.skip_until(MAGIC[0]).ok()?;
+        (skipped > 0).then(|| bytes.len() - rest.len() - 1)
+    };
+    std::iter::from_fn(next)
+        .filter(move |at| (at - from).is_multiple_of(ALIGN) && bytes[*at..].starts_with(&MAGIC))
+}
+
+/// Every whole frame.
+pub(super) fn whole_in(bytes: &[u8]) -> Vec<Commit> {
+    starts(bytes, 0)
+        .filter_map(|at| decode(&bytes[at..]))
+        .map(|(commit, _)| commit)
+        .collect()
 }
 
 fn entries(mut rest: &[u8]) -> Option<Batch> {

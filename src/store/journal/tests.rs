@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::*;
@@ -106,6 +106,21 @@ fn flip(path: &Path, at: usize) {
     let mut bytes = fs::read(path).expect("read");
     bytes[at] ^= 1;
     fs::write(path, bytes).expect("write");
+}
+
+#[test]
+fn a_turn_over_rests_after_each_step_and_brings_down_all() {
+    let (base, rests) = (Shared::default(), AtomicU64::new(0));
+    let keys: Vec<String> = (0..2 * STEP_KEYS + 1).map(|n| format!("k{n:03}")).collect();
+    let entries: Vec<_> = keys.iter().map(|key| (&**key, Some("value"))).collect();
+    bring_down(&base, &batch(&entries), 7, |_| {
+        rests.fetch_add(1, Ordering::SeqCst);
+    })
+    .expect("bring down");
+    assert_eq!(rests.into_inner(), 2);
+    assert_eq!(applied(&base).expect("mark"), 7);
+    let below = base.scan(b"k", b"l", 99).expect("scan");
+    assert_eq!(below.len(), keys.len());
 }
 
 #[test]

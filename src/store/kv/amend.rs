@@ -48,6 +48,7 @@ impl<E: Engine> Queue<E> {
         tally.counts.pending += 1;
         tally.ledger.pending += 1;
         tally.ledger.dead = tally.ledger.dead.saturating_sub(1);
+        tally.toggle(record.id, record.revision);
         self.rewrite(&mut record)?;
         self.place(&record)?;
         self.index_queued(&record)?;

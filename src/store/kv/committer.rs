@@ -2,27 +2,21 @@
 //! makes it durable in one step, and answers all. A full disk costs a group; any other failure behind a commit poisons:
 //! nothing is taken any more.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::crowd::{Crowd, Message, Urgent};
+use super::ladder::Started;
+use super::marks::Marks;
 use super::queue::{Before, Queue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::bodies::Bodies;
 use crate::store::{Totals, Urgency};
-
-/// How many commands share one commit.
-const GROUP_MAX: usize = 512;
-/// The longest that a commit waits for callers who are expected back.
-const PATIENCE_MAX: Duration = Duration::from_micros(250);
-/// How long a group that nobody waits for is held back, so that its commit is shared.
-const LINGER: Duration = Duration::from_millis(2);
 
 /// A command that waits for its turn, and then for its commit.
 pub(super) trait Work<E>: Send {
@@ -59,6 +53,12 @@ impl Order {
             growth: Growth::Stays,
             written: Vec::new(),
         }
+    }
+}
+
+impl<E> Urgent for Box<dyn Work<E>> {
+    fn urgency(&self) -> Urgency {
+        self.as_ref().urgency()
     }
 }
 
@@ -253,19 +253,22 @@ pub(super) struct Runner<E> {
     queue: Option<Queue<E>>,
     status: Arc<Status>,
     bodies: Option<Arc<Bodies>>,
+    marks: Option<Marks>,
 }
 
 impl<E: Engine> Runner<E> {
     fn open(
-        make: impl FnOnce() -> Result<E>,
+        make: impl FnOnce() -> Result<Started<E>>,
         status: Arc<Status>,
         bodies: Option<Arc<Bodies>>,
     ) -> Self {
-        let opened = catch_unwind(AssertUnwindSafe(|| make().and_then(Queue::load_whole)));
+        let opened = catch_unwind(AssertUnwindSafe(make));
+        let mut marks = None;
         let queue = match opened.unwrap_or_else(|_| Err(panicked(ErrorKind::Corrupt))) {
-            Ok(queue) => {
-                status.publish(queue.totals(), false);
-                Some(queue)
+            Ok(started) => {
+                status.publish(started.queue.totals(), false);
+                marks = started.marks.map(Marks::new);
+                Some(started.queue)
             }
             Err(error) => {
                 // Nothing was opened yet that could disagree with the disk: it is damaged, and that is all.
@@ -284,34 +287,42 @@ impl<E: Engine> Runner<E> {
             queue,
             status,
             bodies,
+            marks,
         }
     }
 
-    /// Runs a group in one commit. What is left to do is to answer it.
-    fn run(&mut self, mut group: Group<E>) -> Ran<E> {
+    /// Runs the commands of a group, each as it comes, in one commit. What is left to do is to answer them.
+    fn run(&mut self, commands: impl Iterator<Item = Box<dyn Work<E>>>) -> Ran<E> {
         if let Some(Err(error)) = self.bodies.as_ref().map(|bodies| bodies.check()) {
             self.poison(&error);
         }
         let Some(queue) = &mut self.queue else {
-            return Ran::over(group, Err(self.status.gone()), Vec::new());
+            return Ran::over(commands.collect(), Err(self.status.gone()), Vec::new());
         };
         let is_changed = match queue.txn.begin() {
             Ok(is_changed) => is_changed,
             // Nothing has begun, and nothing is lost: the next group may have better luck.
-            Err(error) => return Ran::over(group, Err(error), Vec::new()),
+            Err(error) => return Ran::over(commands.collect(), Err(error), Vec::new()),
         };
         let before = queue.before();
+        let mut group = Group::new();
         let done = catch_unwind(AssertUnwindSafe(|| {
             if is_changed {
                 self.status.tell_news();
             }
             queue.catch_up(is_changed)?;
-            group.iter_mut().try_for_each(|work| work.run(queue))?;
+            for work in commands {
+                group.push(work);
+                group.last_mut().map_or(Ok(()), |work| work.run(queue))?;
+            }
             queue.commit()
         }));
         match done.unwrap_or_else(|_| Err(panicked(ErrorKind::Poisoned))) {
             Ok(()) => {
                 self.status.publish(queue.totals(), queue.must_watch);
+                if let Some(marks) = &mut self.marks {
+                    marks.note(queue);
+                }
                 let garbage = std::mem::take(&mut queue.garbage);
                 Ran::over(group, Ok(()), garbage)
             }
@@ -334,9 +345,19 @@ impl<E: Engine> Runner<E> {
         }
     }
 
+    fn is_shared(&self) -> bool {
+        let queue = self.queue.as_ref();
+        queue.is_some_and(|queue| queue.txn.is_shared())
+    }
+
     fn answer(&self, ran: Ran<E>) {
         let failure = ran.failure.as_ref();
-        ran.group.into_iter().for_each(|work| work.answer(failure));
+        let (awaited, others): (Vec<_>, Vec<_>) = ran
+            .group
+            .into_iter()
+            .partition(|work| work.urgency() == Urgency::Now);
+        let in_order = awaited.into_iter().chain(others);
+        in_order.for_each(|work| work.answer(failure));
         if let Some(bodies) = &self.bodies {
             ran.garbage.iter().for_each(|name| bodies.remove(name));
         }
@@ -349,6 +370,9 @@ impl<E: Engine> Runner<E> {
         tracing::error!(%error, "the store failed and takes nothing more");
         let text = format!("the store failed before ({error}); reopen it");
         self.status.end(Error::new(ErrorKind::Poisoned, text));
+        if let Some(marks) = &self.marks {
+            marks.suspect();
+        }
         self.end(|engine| {
             engine.abandon();
             Ok(())
@@ -364,6 +388,8 @@ impl<E: Engine> Runner<E> {
         let Some(queue) = self.queue.take() else {
             return;
         };
+        // The mark is written while the directory is still locked.
+        drop(self.marks.take());
         let ended = catch_unwind(AssertUnwindSafe(|| end(queue.into_engine())));
         if !matches!(ended, Ok(Ok(()))) {
             tracing::warn!("the store did not close cleanly; everything acknowledged is on disk");
@@ -375,16 +401,11 @@ fn panicked(kind: ErrorKind) -> Error {
     Error::new(kind, "the storage engine panicked")
 }
 
-pub(super) enum Message<E> {
-    Work(Box<dyn Work<E>>),
-    Close(oneshot::Sender<()>),
-}
-
 /// The way to the queue.
 pub(super) enum Front<E> {
     Inline(Box<Mutex<Runner<E>>>),
     Thread {
-        messages: Sender<Message<E>>,
+        messages: Sender<Message<Box<dyn Work<E>>>>,
         thread: Mutex<Option<JoinHandle<()>>>,
     },
 }
@@ -401,7 +422,7 @@ impl<E> std::fmt::Debug for Front<E> {
 impl<E: Engine + Send + 'static> Front<E> {
     pub(super) fn inline(engine: E, status: Arc<Status>) -> Self {
         Self::Inline(Box::new(Mutex::new(Runner::open(
-            || Ok(engine),
+            || Started::plain(engine),
             status,
             None,
         ))))
@@ -411,7 +432,7 @@ impl<E: Engine + Send + 'static> Front<E> {
     ///
     /// [`ErrorKind::Storage`] when no thread can be started.
     pub(super) fn thread(
-        make: impl FnOnce() -> Result<E> + Send + 'static,
+        make: impl FnOnce() -> Result<Started<E>> + Send + 'static,
         status: Arc<Status>,
         bodies: Option<Arc<Bodies>>,
     ) -> Result<Self> {
@@ -431,7 +452,7 @@ impl<E: Engine + Send + 'static> Front<E> {
         match self {
             Self::Inline(runner) => {
                 let mut runner = runner.lock().unwrap_or_else(PoisonError::into_inner);
-                let ran = runner.run(vec![work]);
+                let ran = runner.run(std::iter::once(work));
                 runner.answer(ran);
             }
             Self::Thread { messages, .. } => {
@@ -467,97 +488,19 @@ impl<E: Engine + Send + 'static> Front<E> {
     }
 }
 
-fn serve<E: Engine>(mut runner: Runner<E>, inbox: &Receiver<Message<E>>) {
+fn serve<E: Engine>(mut runner: Runner<E>, inbox: &Receiver<Message<Box<dyn Work<E>>>>) {
     let mut crowd = Crowd::new(inbox);
-    while let Some((group, closing)) = crowd.gather() {
-        if !group.is_empty() {
-            let start = Instant::now();
-            let ran = runner.run(group);
-            let urgencies = ran.group.iter().map(|work| work.urgency());
-            let answered = urgencies.filter(|urgency| *urgency == Urgency::Now).count();
-            crowd.expect_back(answered, start.elapsed());
-            runner.answer(ran);
-        }
-        if let Some(done) = closing {
-            runner.close();
-            if done.send(()).is_err() {
-                tracing::debug!("nobody waits for the store to close");
-            }
-            return;
-        }
+    while crowd.wait(runner.is_shared()) {
+        let ran = runner.run(&mut crowd);
+        let urgencies = ran.group.iter().map(|work| work.urgency());
+        let answered = urgencies.filter(|urgency| *urgency == Urgency::Now).count();
+        crowd.expect_back(answered);
+        runner.answer(ran);
     }
     runner.close();
-}
-
-/// Who waits for a commit, and who is expected to. Callers that were just answered often come right back; going
-/// on without them would make two groups take turns, each with a sync of its own.
-struct Crowd<'a, E> {
-    inbox: &'a Receiver<Message<E>>,
-    waiting: VecDeque<Message<E>>,
-    expected: usize,
-    patience: Duration,
-}
-
-impl<'a, E> Crowd<'a, E> {
-    fn new(inbox: &'a Receiver<Message<E>>) -> Self {
-        Self {
-            inbox,
-            waiting: VecDeque::new(),
-            expected: 1,
-            patience: Duration::ZERO,
-        }
-    }
-
-    /// To be called before a group is answered: those who wait by now, and those who may come back.
-    fn expect_back(&mut self, answered: usize, commit: Duration) {
-        self.waiting.extend(self.inbox.try_iter());
-        self.expected = (answered + self.waiting.len()).min(GROUP_MAX);
-        self.patience = (commit / 4).min(PATIENCE_MAX);
-    }
-
-    /// Waits for the first, takes all who are there, and gives the others a little time. Nothing when there is
-    /// nobody left who could come.
-    fn gather(&mut self) -> Option<(Group<E>, Option<oneshot::Sender<()>>)> {
-        let mut group = Vec::with_capacity(self.expected);
-        let mut next = match self.waiting.pop_front() {
-            Some(first) => Some(first),
-            None => Some(self.inbox.recv().ok()?),
-        };
-        let came = Instant::now();
-        let mut urgency = Urgency::Soon;
-        while let Some(message) = next.take() {
-            match message {
-                Message::Work(work) => {
-                    if work.urgency() == Urgency::Now {
-                        urgency = Urgency::Now;
-                    }
-                    group.push(work);
-                }
-                Message::Close(done) => return Some((group, Some(done))),
-            }
-            if group.len() == GROUP_MAX {
-                break;
-            }
-            next = self
-                .waiting
-                .pop_front()
-                .or_else(|| self.inbox.try_recv().ok());
-            if next.is_none() {
-                let left = self
-                    .patience(urgency, group.len())
-                    .checked_sub(came.elapsed());
-                next = left.and_then(|left| self.inbox.recv_timeout(left).ok());
-            }
-        }
-        Some((group, None))
-    }
-
-    /// How long a group of `size` waits for others, from when its first one came.
-    fn patience(&self, urgency: Urgency, size: usize) -> Duration {
-        match urgency {
-            Urgency::Soon => LINGER,
-            Urgency::Now if size < self.expected && self.expected > 1 => self.patience,
-            Urgency::Now => Duration::ZERO,
-        }
+    if let Some(done) = crowd.into_closing()
+        && done.send(()).is_err()
+    {
+        tracing::debug!("nobody waits for the store to close");
     }
 }

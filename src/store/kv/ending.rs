@@ -42,6 +42,7 @@ impl<E: Engine> Queue<E> {
         let (counts, ledger) = (&mut self.tally.counts, &mut self.tally.ledger);
         counts.pending = counts.pending.checked_sub(1).ok_or_else(short)?;
         ledger.pending = ledger.pending.checked_sub(1).ok_or_else(short)?;
+        self.tally.toggle(record.id, record.revision);
         Ok(())
     }
 

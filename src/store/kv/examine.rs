@@ -219,13 +219,7 @@ impl<E: Engine> Examined<'_, E> {
 
     /// A body or an answer, its files read through.
     fn value(&self, id: ActionId, bytes: Bytes, kind: FrameKind) -> Result<Body> {
-        if Frame::decode(bytes.clone())?.id != id {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "it is that of another action",
-            ));
-        }
-        let body = unframe(bytes, kind)?;
+        let body = unframe(bytes, kind, id)?;
         if let Some(dir) = self.bodies {
             body.files().try_for_each(|file| check_file(dir, file))?;
         }

@@ -17,6 +17,7 @@
 //! g <gate key>                         gate (JSON)
 //! m <name>                             format, run, totals, pairs, keyring
 //! q <a|b|p><id>                        quarantine: bytes that could not be read
+//! s <a|b|p><id>                        frame that was carved, only while a store is built anew
 //! ```
 //!
 //! An append writes two keys (`b`, `l`) and what the caller's key, expiry and an empty lane add;
@@ -42,6 +43,8 @@ pub(super) const DEAD: u8 = b'z';
 pub(super) const PLACES: u8 = b'l';
 pub(super) const IN_FLIGHT: u8 = b'f';
 pub(super) const GATES: u8 = b'g';
+pub(super) const LANES: u8 = b'n';
+pub(super) const STAGED: u8 = b's';
 
 pub(super) const FORMAT: &[u8] = b"mformat";
 pub(super) const RUN: &[u8] = b"mrun";
@@ -255,7 +258,10 @@ pub(super) fn id_value(id: ActionId) -> Bytes {
 }
 
 fn broken() -> Error {
-    Error::new(ErrorKind::Storage, "an index entry of the store is damaged")
+    Error::new(
+        ErrorKind::Poisoned,
+        "an index entry of the store is damaged",
+    )
 }
 
 #[cfg(test)]

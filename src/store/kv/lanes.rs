@@ -56,6 +56,17 @@ pub(super) struct Block {
 }
 
 impl LaneRow {
+    /// The lowest place that is needed still; nothing when it is not known.
+    pub(super) fn lowest(&self) -> Option<u64> {
+        let first = self.first.map(|first| first.seq);
+        let blocked = self.blocked.first().map(|block| block.seq);
+        match (first, blocked) {
+            (None, _) if self.pending > 0 => None,
+            (Some(first), Some(blocked)) => Some(first.min(blocked)),
+            (first, blocked) => first.or(blocked),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.pending == 0 && self.blocked.is_empty()
     }
@@ -127,6 +138,7 @@ impl<E: Engine> Queue<E> {
             weight: record.weight(),
             lane: record.lane.clone(),
         };
+        self.floor = self.floor.min(record.seq);
         self.lane_mut(&record.lane)?;
         let Some(row) = self.lanes.get_mut(&record.lane) else {
             return Ok(());

@@ -6,7 +6,7 @@ use super::Engine;
 use super::keys::{self, Ready};
 use super::queue::Queue;
 use super::records::Found;
-use crate::action::{Body, Change, Lane, Origin, Record};
+use crate::action::{Body, BodyFile, Change, Lane, Origin, Record};
 use crate::clock::Timestamp;
 use crate::error::{ErrorKind, Result};
 use crate::store::{Advanced, Lease, Leased};
@@ -110,7 +110,8 @@ impl<E: Engine> Queue<E> {
             return Ok(false);
         }
         let body = match self.body_of(id) {
-            Ok(body) => body.unwrap_or_else(|| Body::Bytes(bytes::Bytes::new())),
+            Ok(Some(body)) => body,
+            Ok(None) => no_body(&record),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 self.evict_head(&record)?;
                 return Ok(false);
@@ -147,5 +148,14 @@ impl<E: Engine> Queue<E> {
             lane: record.lane.clone(),
         };
         self.evict_pending(&place, record.seq)
+    }
+}
+
+/// Stands for a body that is not there: nothing, when there was none; else what cannot be read, so that it is never
+/// sent without.
+fn no_body(record: &Record) -> Body {
+    match record.body_bytes {
+        0 => Body::Bytes(bytes::Bytes::new()),
+        bytes => Body::File(BodyFile::new(format!("{}.lost", record.id), bytes, 0)),
     }
 }

@@ -3,10 +3,12 @@
 
 mod advance;
 mod amend;
+mod amending;
 mod append;
 mod committer;
+mod crowd;
 mod ending;
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod examine;
 mod forget;
 mod front;
@@ -14,8 +16,14 @@ mod gates;
 mod keeper;
 mod keyring;
 mod keys;
+#[cfg_attr(
+    not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
+    allow(dead_code, reason = "only stores on disk can be damaged")
+)]
+mod ladder;
 mod lanes;
 mod lease;
+mod marks;
 mod open;
 pub(super) mod overlay;
 mod queue;
@@ -24,7 +32,13 @@ mod ready;
 mod records;
 mod reseal;
 mod restore;
+#[cfg_attr(
+    not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
+    allow(dead_code, reason = "only stores on disk can be damaged")
+)]
+mod salvage;
 mod txn;
+mod verify;
 #[cfg(feature = "sqlite")]
 mod within;
 
@@ -44,11 +58,18 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::committer::{Front, Growth, Order, Status, work};
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) use self::examine::examine;
 use self::keeper::{Keeper, Size, fetch, keep_all, keep_answers};
 use self::keyring::KeyringFile;
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
+pub(super) use self::ladder::Site;
+use self::ladder::Started;
 use self::queue::Queue;
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
+pub(super) use self::salvage::Sink;
+#[cfg(feature = "sqlite")]
+pub(super) use self::salvage::is_row_of_queue;
 #[cfg(feature = "sqlite")]
 pub(super) use self::within::append_within;
 #[cfg(all(feature = "sqlite", feature = "encrypt"))]
@@ -93,6 +114,11 @@ pub trait Engine: fmt::Debug {
     /// [`ErrorKind::Storage`] when that fails. After an error the engine is not used any more.
     fn end(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    /// May somebody else write to it? Then a group is not held back once it has begun.
+    fn is_shared(&self) -> bool {
+        false
     }
 
     /// The other processes on the same data; nothing when there can be none.
@@ -210,25 +236,43 @@ impl<E: Engine + Send + 'static> KvStore<E> {
     ///
     /// [`ErrorKind::Storage`] when no thread can be started.
     pub fn threaded(open: impl FnOnce() -> Result<E> + Send + 'static) -> Result<Self> {
-        Self::with_bodies(open, None)
+        Self::started(|| Started::plain(open()?), None)
     }
 
-    /// In a directory: its lock, its bodies, and the engine that `open` makes there.
+    /// In a directory: its lock, its bodies, its keyring, and the engine of the site there; what is damaged is built anew.
     #[cfg(any(feature = "fjall", feature = "sled"))]
-    pub(super) fn in_directory(
-        path: &Path,
-        open: impl FnOnce(VaultDir) -> Result<E> + Send + 'static,
-    ) -> Result<Self> {
+    pub(super) fn in_directory<S>(path: &Path, site: impl FnOnce(VaultDir) -> S) -> Result<Self>
+    where
+        S: Site<Engine = E> + Send + 'static,
+    {
         let dir = VaultDir::open(path)?;
         let (quarantine, keyring) = (dir.path().join(QUARANTINE), dir.path().join("keyring"));
         refuse_links([keyring.clone()])?;
-        let bodies = Arc::new(Bodies::new(dir.subdir("bodies")?, quarantine));
-        let store = Self::with_bodies(move || open(dir), Some(bodies))?;
+        let bodies = Bodies::new(dir.subdir("bodies")?, quarantine);
+        let store = Self::at_site(site(dir), bodies)?;
         Ok(store.with_keyring(keyring))
     }
 
+    /// As [`threaded`](Self::threaded), with files of bodies; what is damaged is built anew.
+    #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
+    pub(super) fn at_site<S>(site: S, bodies: Bodies) -> Result<Self>
+    where
+        S: Site<Engine = E> + Send + 'static,
+    {
+        Self::started(move || Started::open(&site), Some(Arc::new(bodies)))
+    }
+
+    /// As [`threaded`](Self::threaded), with files of bodies.
+    #[cfg(feature = "sqlite")]
     pub(super) fn with_bodies(
         open: impl FnOnce() -> Result<E> + Send + 'static,
+        bodies: Bodies,
+    ) -> Result<Self> {
+        Self::started(|| Started::plain(open()?), Some(Arc::new(bodies)))
+    }
+
+    fn started(
+        open: impl FnOnce() -> Result<Started<E>> + Send + 'static,
         bodies: Option<Arc<Bodies>>,
     ) -> Result<Self> {
         let status = Arc::new(Status::default());
@@ -331,47 +375,6 @@ fn check(batch: &[Append]) -> Result<()> {
 }
 
 impl<E: Engine + Send + 'static> KvStore<E> {
-    /// `sealed`: the keyring that its values are sealed under; nothing = there are none.
-    fn change(&self, change: Amend, sealed: Option<u64>) -> StoreFuture<'_, Amended> {
-        let is_current = move |queue: &Queue<E>| match sealed {
-            Some(_) => queue.check_keyring(sealed),
-            None => Ok(()),
-        };
-        match change {
-            Amend::Cancel { id, now } => self.submit(move |queue| queue.cancel(id, now)),
-            Amend::Requeue { id, now } => self.submit(move |queue| {
-                is_current(queue)?;
-                queue.requeue(id, now)
-            }),
-            Amend::Discard { id } => self.submit(move |queue| queue.discard(id)),
-            Amend::Clear { limit, now } => self.submit(move |queue| queue.clear(limit, now)),
-            Amend::Pause { paused } => self.submit(move |queue| queue.pause(paused)),
-            Amend::Forget { principal, limit } => {
-                self.submit(move |queue| queue.forget_principal(&principal, limit))
-            }
-            Amend::Quarantine { id } => self.submit(move |queue| queue.quarantine_action(id)),
-            change @ Amend::Reseal { .. } => self.reseal(change, is_current),
-            Amend::Reencrypt { .. } => Box::pin(std::future::ready(Ok(Amended::Done(Vec::new())))),
-            Amend::Hasten { until } => self.submit(move |queue| queue.hasten(until)),
-            Amend::KeepAnswer { id, answer } => {
-                let length = std::iter::once(answer.len() as u64);
-                let size = Size::of(length, self.bodies.as_ref());
-                self.submit_kept(
-                    (size, Urgency::Soon, Growth::Grows),
-                    move |keeper| keeper.keep(id, FileKind::Answer, answer),
-                    move |queue, answer| {
-                        is_current(queue)?;
-                        queue.keep_answer(id, answer)
-                    },
-                )
-            }
-            Amend::Under { .. } => {
-                let error = Error::invalid("a change is sealed under one keyring");
-                Box::pin(std::future::ready(Err(error)))
-            }
-        }
-    }
-
     /// Reads a body or an answer. Its file may be replaced or removed between the two steps: then the queue knows of
     /// another one, or of none.
     async fn read_kept(&self, id: ActionId, kind: FileKind) -> Result<Option<Body>> {
@@ -404,7 +407,8 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
                 queue.name_run(bodies);
             }
             if let Some(bodies) = bodies.filter(|_| is_first) {
-                let orphans = match opened.is_balanced {
+                let is_whole = opened.is_balanced && opened.report.is_clean();
+                let orphans = match is_whole {
                     true => Orphans::Remove,
                     false => Orphans::SetAside,
                 };

@@ -62,6 +62,7 @@ impl<E: Engine> Queue<E> {
             gates: self.gates.all().cloned().collect(),
             reclaimed,
             forgetting: self.forgetting(),
+            report: std::mem::take(&mut self.report),
             is_balanced,
             is_half_restored: self.run.restoring.is_some(),
         })

@@ -16,7 +16,7 @@ use super::records::Head;
 use super::txn::Txn;
 use crate::action::{ActionId, Counts, Lane, Ledger, Record};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Totals;
+use crate::store::{OpenReport, Totals};
 
 /// The newest format of the keys that this version reads.
 pub(super) const FORMAT: u32 = 1;
@@ -55,6 +55,25 @@ pub(super) struct Tally {
     pub(super) lane_no_next: u64,
     /// The greatest id so far: a greater one cannot be known.
     pub(super) id_max: Option<ActionId>,
+    /// Counts the versions of this row: of two, the one with the larger number is newer.
+    pub(super) no: u64,
+    /// Which revisions are pending, as one number; nothing once that cannot be told.
+    pub(super) live: Option<u64>,
+}
+
+impl Tally {
+    /// Puts a revision among the pending ones, or takes it out.
+    pub(super) fn toggle(&mut self, id: ActionId, revision: u64) {
+        self.live = self.live.map(|live| live ^ digest(id, revision));
+    }
+}
+
+/// What one revision adds to the digest of all.
+pub(super) fn digest(id: ActionId, revision: u64) -> u64 {
+    let text = [&id.as_bytes()[..], &revision.to_le_bytes()].concat();
+    let mut first = [0; 8];
+    first.copy_from_slice(&blake3::hash(&text).as_bytes()[..8]);
+    u64::from_le_bytes(first)
 }
 
 /// What only this run knows, as it was before a group.
@@ -95,6 +114,10 @@ pub(super) struct Queue<E> {
     pub(super) garbage: Vec<String>,
     /// A group came to nothing: what is kept in memory is of no moment, and must be read again.
     is_stale: bool,
+    /// Everything below it was settled, as far as somebody looked.
+    pub(super) floor: u64,
+    /// What opening it was like, until somebody asks.
+    pub(super) report: OpenReport,
 }
 
 impl<E: Engine> Queue<E> {
@@ -102,7 +125,7 @@ impl<E: Engine> Queue<E> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`] when a newer version wrote the store.
+    /// [`ErrorKind::Unsupported`] when a newer version wrote the store.
     pub(super) fn load(engine: E) -> Result<Self> {
         let mut queue = Self {
             txn: Txn::new(engine),
@@ -125,6 +148,8 @@ impl<E: Engine> Queue<E> {
             settled: Front::new(&[keys::SETTLED]),
             garbage: Vec::new(),
             is_stale: false,
+            floor: 0,
+            report: OpenReport::default(),
         };
         queue.read_all()?;
         Ok(queue)
@@ -203,7 +228,7 @@ impl<E: Engine> Queue<E> {
     fn check_format(&mut self) -> Result<()> {
         match self.row::<u32>(keys::FORMAT)? {
             Some(format) if format > FORMAT => Err(Error::new(
-                ErrorKind::Corrupt,
+                ErrorKind::Unsupported,
                 format!(
                     "the store has format {format}, this version reads up to {FORMAT}; use a newer version"
                 ),
@@ -217,7 +242,11 @@ impl<E: Engine> Queue<E> {
     pub(super) fn commit(&mut self) -> Result<()> {
         self.write_lanes()?;
         self.tally.counts.oldest = self.oldest_created()?;
+        if self.tally.counts.pending == 0 {
+            self.tally.live = Some(0);
+        }
         if self.tally != self.tally_written {
+            self.tally.no += 1;
             self.put_row(keys::TOTALS.to_vec(), &self.tally.clone())?;
             self.tally_written = self.tally.clone();
         }
@@ -263,7 +292,7 @@ impl<E: Engine> Queue<E> {
 
 pub(super) fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| {
-        Error::new(ErrorKind::Storage, "a row of the store is not readable").with_source(e)
+        Error::new(ErrorKind::Poisoned, "a row of the store is not readable").with_source(e)
     })
 }
 

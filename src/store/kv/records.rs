@@ -178,6 +178,10 @@ impl<E: Engine> Queue<E> {
     /// Writes a record that was there before.
     pub(super) fn rewrite(&mut self, record: &mut Record) -> Result<()> {
         self.heads.remove(&record.id);
+        if record.state.is_pending() {
+            self.tally.toggle(record.id, record.revision);
+            self.tally.toggle(record.id, record.revision + 1);
+        }
         record.revision += 1;
         self.txn.put(keys::record(record.id), record.encode()?);
         Ok(())
@@ -186,6 +190,7 @@ impl<E: Engine> Queue<E> {
     /// Writes a new record together with its body.
     pub(super) fn write_birth(&mut self, record: &mut Record, body: &Kept) -> Result<()> {
         record.revision = 1;
+        self.tally.toggle(record.id, record.revision);
         let mut bytes = record.encode()?;
         bytes.extend_from_slice(&frame(FrameKind::Body, record.id, body)?);
         self.txn.put(keys::birth(record.id), bytes);
@@ -204,13 +209,13 @@ impl<E: Engine> Queue<E> {
             return Ok(None);
         };
         let (_, length) = Frame::decode_prefix(&bytes)?;
-        unframe(bytes.slice(length..), FrameKind::Body).map(Some)
+        unframe(bytes.slice(length..), FrameKind::Body, id).map(Some)
     }
 
     pub(super) fn answer_of(&self, id: ActionId) -> Result<Option<Body>> {
         let bytes = self.txn.get(&keys::answer(id))?;
         bytes
-            .map(|bytes| unframe(bytes, FrameKind::Answer))
+            .map(|bytes| unframe(bytes, FrameKind::Answer, id))
             .transpose()
     }
 
@@ -294,7 +299,14 @@ impl<E: Engine> Queue<E> {
     pub(super) fn evict_pending(&mut self, place: &Place, seq: u64) -> Result<()> {
         self.quarantine(place.id)?;
         self.displace(&place.lane, seq)?;
-        let Tally { ledger, counts, .. } = &mut self.tally;
+        let Tally {
+            ledger,
+            counts,
+            live,
+            ..
+        } = &mut self.tally;
+        // Which revision goes is not known.
+        *live = None;
         counts.pending = counts.pending.saturating_sub(1);
         counts.bytes = counts.bytes.saturating_sub(place.weight);
         ledger.pending = ledger.pending.saturating_sub(1);
@@ -318,7 +330,11 @@ impl<E: Engine> Queue<E> {
 
 fn decode(id: ActionId, bytes: &Bytes) -> Found {
     match Record::decode(bytes.clone()) {
-        Ok(record) => Found::Record(record),
+        Ok(record) if record.id == id => Found::Record(record),
+        Ok(record) => {
+            tracing::error!(%id, found = %record.id, "a stored action is that of another id");
+            Found::Damaged
+        }
         Err(_) if Frame::is_newer(bytes) => Found::Newer,
         Err(error) => {
             tracing::error!(%id, %error, "a stored action cannot be read");
@@ -354,12 +370,12 @@ pub(super) fn frame(kind: FrameKind, id: ActionId, value: &Kept) -> Result<Vec<u
 }
 
 /// A file keeps its bare name here; who has the directory makes it a path.
-pub(super) fn unframe(bytes: Bytes, kind: FrameKind) -> Result<Body> {
+pub(super) fn unframe(bytes: Bytes, kind: FrameKind, id: ActionId) -> Result<Body> {
     let frame = Frame::decode(bytes)?;
-    if frame.kind != kind {
+    if (frame.kind, frame.id) != (kind, id) {
         return Err(Error::new(
             ErrorKind::Corrupt,
-            "a stored value is of another kind",
+            "a stored value is of another kind or action",
         ));
     }
     let fields = frame.fields::<KeptFields>()?;

@@ -132,6 +132,7 @@ impl<E: Engine> Queue<E> {
             None => {
                 self.tally.counts.pending += 1;
                 self.tally.ledger.pending += 1;
+                self.tally.toggle(record.id, record.revision);
                 self.place(record)?;
                 self.index_queued(record)?;
             }
@@ -226,6 +227,8 @@ fn check(kin: &Kin) -> Result<()> {
     let record = &kin.record;
     let wants_body = settled_at(record).is_none();
     let has_all = |kept: &Option<Kept>, bytes| match kept {
+        // How long sealed pieces are in clear, only the key tells: longer, at least.
+        Some(kept @ Kept::Pieces(_)) if record.head_bytes.is_some() => kept.len() > bytes,
         Some(kept) => record.unsealed_bytes(kept.len()) == bytes,
         None => bytes == 0,
     };

@@ -37,6 +37,10 @@ impl<E: Engine> Txn<E> {
         self.writes.clear();
     }
 
+    pub(super) fn is_shared(&self) -> bool {
+        self.engine.is_shared()
+    }
+
     pub(super) fn check_room(&mut self) -> Result<()> {
         self.engine.check_room()
     }
@@ -74,6 +78,10 @@ impl<E: Engine> Txn<E> {
         }
         let writes = std::mem::take(&mut self.writes);
         self.engine.apply(writes).map_err(fatal)
+    }
+
+    pub(super) fn engine(&self) -> &E {
+        &self.engine
     }
 
     pub(super) fn into_engine(self) -> E {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{FILE_BYTES, MARK, SledBase, SledOptions, journal_bytes, paths_in};
 use crate::error::{Error, ErrorKind, Result};
@@ -34,7 +35,7 @@ pub(crate) fn examine_sled(path: &Path, out: &mut Examiner) -> Result<()> {
             out.find(Problem::Unfinished, "sled", text);
         }
     }
-    let base = SledBase::open(sled, dir, &SledOptions::default())?;
+    let base = SledBase::open(sled, Arc::new(dir), &SledOptions::default())?;
     let engine = Journaled::open(base, &journal, file_bytes)?;
     examine(engine, Some(&vault.join("bodies")), out)
 }

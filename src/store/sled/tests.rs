@@ -84,7 +84,7 @@ fn of_newer_version(record: &Record) -> Vec<u8> {
 /// Writes below a closed vault, as another version of the library would have.
 fn write_below(path: &Path, key: Vec<u8>, value: Vec<u8>) {
     let dir = VaultDir::open(path).expect("the directory");
-    let mut engine = open_engine(dir, &SledOptions::default()).expect("the engine");
+    let mut engine = open_engine(Arc::new(dir), &SledOptions::default()).expect("the engine");
     let batch = Batch::from([(key, Some(Bytes::from(value)))]);
     engine.apply(batch).expect("apply");
     engine.close().expect("close");
@@ -92,7 +92,7 @@ fn write_below(path: &Path, key: Vec<u8>, value: Vec<u8>) {
 
 fn read_below(path: &Path, key: &[u8]) -> Option<Bytes> {
     let dir = VaultDir::open(path).expect("the directory");
-    let engine = open_engine(dir, &SledOptions::default()).expect("the engine");
+    let engine = open_engine(Arc::new(dir), &SledOptions::default()).expect("the engine");
     let value = engine.get(key).expect("get");
     engine.close().expect("close");
     value
@@ -136,7 +136,7 @@ async fn a_newer_format_of_the_store_is_refused_and_not_touched() {
     let before = read_below(temp.path(), b"mrun");
     let store = SledStore::open(temp.path()).expect("open again");
     let error = store.open(at(2)).await.expect_err("newer");
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("newer version"), "{error}");
     store.close().await.expect("close");
     assert_eq!(read_below(temp.path(), b"mrun"), before);
@@ -151,12 +151,22 @@ async fn half_a_journal_is_not_made_whole_by_an_empty_file() {
         store.open(at(1)).await.expect("open");
         store.append(vec![action(vec![1])]).await.expect("append");
         store.close().await.expect("close");
-        let file = temp.path().join("journal").join(lost);
-        fs::remove_file(&file).expect("remove");
+        fs::remove_file(temp.path().join("journal").join(lost)).expect("remove");
         let store = SledStore::open(temp.path()).expect("open again");
-        let error = store.open(at(2)).await.expect_err("half of it is gone");
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "{lost}: {error}");
-        assert!(!file.exists(), "{lost} was made again");
+        let opened = store.open(at(2)).await.expect("built anew");
+        let report = opened.report;
+        assert!(
+            report
+                .damage
+                .is_some_and(|text| text.contains("lost its journal"))
+        );
+        assert_eq!(
+            (report.recovered, opened.totals.counts.pending),
+            (1, 1),
+            "{lost}"
+        );
         store.close().await.expect("close");
+        let aside = report.quarantined.expect("moved aside").join("journal");
+        assert!(!aside.join(lost).exists(), "{lost} was made again");
     }
 }

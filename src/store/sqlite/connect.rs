@@ -29,6 +29,7 @@ pub(super) struct Tuning {
 /// The connection to a vault's own database, whose tables it makes.
 pub(super) fn own(path: &Path, tuning: &Tuning) -> Result<Connection> {
     let connection = open(path, tuning)?;
+    keep_log(&connection, true);
     // Before the first table, or never.
     set(&connection, "PRAGMA auto_vacuum = INCREMENTAL")?;
     set(&connection, "PRAGMA journal_mode = WAL")?;
@@ -78,10 +79,28 @@ pub(super) fn start_log_over(connection: &Connection) {
     }
 }
 
-/// Lets the end of the connection leave the log as it is.
-pub(super) fn keep_log(connection: &Connection) {
-    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+/// The end of a connection brings the log into the database and drops it, unless it is kept. What is damaged may lie in it.
+pub(super) fn keep_log(connection: &Connection, is_kept: bool) {
+    let switch = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    if let Err(error) = connection.set_db_config(switch, is_kept) {
         tracing::debug!(%error, "the write-ahead log may be brought into the database");
+    }
+}
+
+/// Lets SQLite look at the whole file.
+///
+/// # Errors
+///
+/// [`ErrorKind::Corrupt`] when something is not as it should be.
+pub(super) fn check(connection: &Connection) -> Result<()> {
+    let look = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+    let said = connection.query_row("PRAGMA integrity_check(1)", [], look);
+    match said.map_err(says("check"))? {
+        said if said == "ok" => Ok(()),
+        said => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the database is damaged: {said}"),
+        )),
     }
 }
 

@@ -56,11 +56,35 @@ pub(super) fn get(connection: &Connection, key: &[u8]) -> Result<Option<Bytes>> 
             "SELECT frame FROM syncvault_actions JOIN syncvault_answers ON action = no WHERE id = ?1",
             id,
         ),
-        Slot::Other => one(
-            connection,
-            "SELECT value FROM syncvault_kv WHERE key = ?1",
-            key,
-        ),
+        Slot::Other => other(connection, key),
+    }
+}
+
+fn other(connection: &Connection, key: &[u8]) -> Result<Option<Bytes>> {
+    let sql = "SELECT value, crc FROM syncvault_kv WHERE key = ?1";
+    let found = connection.prepare_cached(sql).and_then(|mut statement| {
+        let mut rows = statement.query([key])?;
+        let read = |row: &Row<'_>| Ok((Bytes::copy_from_slice(blob(row, 0)?), row.get(1)?));
+        rows.next()?.map(read).transpose()
+    });
+    let found: Option<(Bytes, i64)> = found.map_err(says("read"))?;
+    found
+        .map(|(value, crc)| checked(key, value, crc))
+        .transpose()
+}
+
+/// These rows are no frames: their checksum stands beside them.
+pub(super) fn crc_of(key: &[u8], value: &[u8]) -> i64 {
+    i64::from(crc32c::crc32c_append(crc32c::crc32c(key), value))
+}
+
+fn checked(key: &[u8], value: Bytes, crc: i64) -> Result<Bytes> {
+    match crc == crc_of(key, &value) {
+        true => Ok(value),
+        false => Err(Error::new(
+            ErrorKind::Corrupt,
+            "a row of the database fails its checksum",
+        )),
     }
 }
 
@@ -171,10 +195,7 @@ impl Part {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let (sql, prefix) = match self.by_id {
             Some(sql) => (sql, self.start),
-            None => (
-                "SELECT key, value FROM syncvault_kv WHERE key >= ?1 AND key < ?2 ORDER BY key LIMIT ?3",
-                &[][..],
-            ),
+            None => return others(connection, (start, end), limit),
         };
         let start = start.strip_prefix(prefix).unwrap_or_default();
         let end = end.strip_prefix(prefix).unwrap_or(&PAST_IDS);
@@ -189,6 +210,28 @@ impl Part {
         });
         read.map_err(says("read"))
     }
+}
+
+fn others(
+    connection: &Connection,
+    (start, end): (&[u8], &[u8]),
+    limit: i64,
+) -> Result<Vec<(Bytes, Bytes)>> {
+    let sql = "SELECT key, value, crc FROM syncvault_kv \
+               WHERE key >= ?1 AND key < ?2 ORDER BY key LIMIT ?3";
+    let read = connection.prepare_cached(sql).and_then(|mut statement| {
+        let rows = statement.query_map(params![start, end, limit], |row| {
+            let own = |column| blob(row, column).map(Bytes::copy_from_slice);
+            Ok((own(0)?, own(1)?, row.get(2)?))
+        })?;
+        rows.collect::<rusqlite::Result<Vec<(Bytes, Bytes, i64)>>>()
+    });
+    let rows = read.map_err(says("read"))?.into_iter();
+    rows.map(|(key, value, crc)| {
+        let value = checked(&key, value, crc)?;
+        Ok((key, value))
+    })
+    .collect()
 }
 
 /// Writes a whole batch, in a transaction of the caller.
@@ -208,15 +251,18 @@ pub(super) fn write(connection: &Connection, batch: &Batch) -> Result<()> {
             (Slot::Birth(id), None) => run(connection, DELETE_BODY, [id])?,
             (Slot::Answer(id), Some(frame)) => put_frame(connection, PUT_ANSWER, id, frame)?,
             (Slot::Answer(id), None) => run(connection, DELETE_ANSWER, [id])?,
-            (Slot::Other, Some(value)) => run(connection, PUT, params![key, &value[..]])?,
+            (Slot::Other, Some(value)) => {
+                let crc = crc_of(key, value);
+                run(connection, PUT, params![key, &value[..], crc])?;
+            }
             (Slot::Other, None) => run(connection, DELETE, [key])?,
         }
     }
     Ok(())
 }
 
-const PUT: &str = "INSERT INTO syncvault_kv (key, value) VALUES (?1, ?2) \
-                   ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+const PUT: &str = "INSERT INTO syncvault_kv (key, value, crc) VALUES (?1, ?2, ?3) \
+                   ON CONFLICT (key) DO UPDATE SET value = excluded.value, crc = excluded.crc";
 const DELETE: &str = "DELETE FROM syncvault_kv WHERE key = ?1";
 const PUT_BODY: &str = "INSERT OR REPLACE INTO syncvault_bodies (action, frame) \
                         SELECT no, ?2 FROM syncvault_actions WHERE id = ?1";

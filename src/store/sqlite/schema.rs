@@ -6,6 +6,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::connect::says;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::mark;
 
 /// The version of the tables. A newer one is refused, and not touched.
 const VERSION: i64 = 1;
@@ -54,7 +55,7 @@ CREATE TABLE IF NOT EXISTS syncvault_actions (
 CREATE INDEX IF NOT EXISTS syncvault_dead ON syncvault_actions (settled) WHERE state = 'dead';
 CREATE TABLE IF NOT EXISTS syncvault_bodies (action INTEGER PRIMARY KEY, frame BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS syncvault_answers (action INTEGER PRIMARY KEY, frame BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS syncvault_kv (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS syncvault_kv (key BLOB PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 /// The views; `{p}` stands for what their names start with.
@@ -115,10 +116,11 @@ fn views(place: Place) -> String {
 /// Makes what is missing. In a transaction of the caller.
 pub(super) fn create(connection: &Connection, place: Place) -> Result<()> {
     let failed = || says("make the tables");
-    match version(connection)? {
-        Some(VERSION) => return Ok(()),
-        Some(version) => return Err(newer(version)),
-        None => {}
+    match (version(connection)?, place) {
+        (Some(VERSION), _) => return refuse_unreleased(connection),
+        (Some(version), Place::Attached) => return Err(newer(version)),
+        (Some(_), Place::Own) => return Err(at_odds()),
+        (None, _) => {}
     }
     connection.execute_batch(TABLES).map_err(failed())?;
     connection.execute_batch(&views(place)).map_err(failed())?;
@@ -148,16 +150,45 @@ fn newer(version: i64) -> Error {
     let text = format!(
         "the database has version {version}, this version of the library reads up to {VERSION}; use a newer one"
     );
+    Error::new(ErrorKind::Unsupported, text)
+}
+
+/// In a vault's own file both places of the version say the same.
+fn at_odds() -> Error {
+    let text = "the database is damaged: it names two versions of its tables";
     Error::new(ErrorKind::Corrupt, text)
+}
+
+/// Before its first release, this crate made tables without checksums.
+fn refuse_unreleased(connection: &Connection) -> Result<()> {
+    let sql = "SELECT count(*) FROM pragma_table_info('syncvault_kv') WHERE name = 'crc'";
+    let found = connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    match found.map_err(says("look at the tables"))? {
+        0 => Err(Error::invalid(
+            "a version that was never released made the database; drain it with that one, and use a new directory",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Looks into a vault's file before anything is written to it.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Corrupt`] when it is no database or a newer version made it, [`ErrorKind::Invalid`] when it is the
-/// database of something else.
+/// [`ErrorKind::Corrupt`] when it is no database, [`ErrorKind::Unsupported`] when a newer version made it,
+/// [`ErrorKind::Invalid`] when it is the database of something else. A vault that has a mark beside it was made by a version
+/// like this one: there the last is damage as well.
 pub(super) fn check_own(path: &Path) -> Result<()> {
+    let is_marked = path.with_file_name(mark::FILE).exists();
+    match look_at(path) {
+        Err(error) if error.kind() == ErrorKind::Invalid && is_marked => {
+            Err(Error::new(ErrorKind::Corrupt, error.to_string()))
+        }
+        looked => looked,
+    }
+}
+
+fn look_at(path: &Path) -> Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(says("open"))?;
     check(&connection, path)
@@ -174,8 +205,13 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let tables = look("SELECT count(*) FROM sqlite_schema")?;
     match look("PRAGMA user_version")? {
         _ if (application_id, tables) == (0, 0) => Ok(()),
-        version if application_id == APPLICATION_ID && version > VERSION => Err(newer(version)),
-        _ if application_id == APPLICATION_ID => Ok(()),
+        newest if application_id == APPLICATION_ID && newest > VERSION => {
+            match version(connection) {
+                Ok(Some(other)) if other <= VERSION => Err(at_odds()),
+                _ => Err(newer(newest)),
+            }
+        }
+        _ if application_id == APPLICATION_ID => refuse_unreleased(connection),
         _ => {
             let text = format!(
                 "{} is the database of something else; give the vault a directory of its own",

@@ -242,7 +242,7 @@ impl<E: Engine> Examined<'_, E> {
                 FileKind::Body => self.txn.get(&keys::birth(id))?.and_then(behind_record),
                 FileKind::Answer => self.txn.get(&keys::answer(id))?,
             };
-            let names = body.map_or_else(Vec::new, |bytes| names_in(&bytes));
+            let names = body.map_or_else(Vec::new, |bytes| names_in(&bytes, id));
             if !names.contains(&name) {
                 let text = "no action names it: the next open removes it";
                 self.out.find(Problem::Orphan, name, text);
@@ -257,14 +257,14 @@ fn behind_record(birth: Bytes) -> Option<Bytes> {
     Some(birth.slice(length..))
 }
 
-fn names_in(bytes: &Bytes) -> Vec<String> {
+fn names_in(bytes: &Bytes, id: ActionId) -> Vec<String> {
     let kinds = [
         crate::action::FrameKind::Body,
         crate::action::FrameKind::Answer,
     ];
     let found = kinds
         .into_iter()
-        .find_map(|kind| super::unframe(bytes.clone(), kind).ok());
+        .find_map(|kind| super::unframe(bytes.clone(), kind, id).ok());
     let names = found.iter().flat_map(crate::action::Body::files);
     names
         .map(|file| file.path.to_string_lossy().into_owned())
