@@ -12,8 +12,8 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::action::{ActionId, Answer, Body, DeadReason, Origin, Record, StoredRequest, WireState};
 use crate::decide::{
-    Counted, DeadLane, FailureKind, Gate, GateKey, Observation, Observed, OriginWell, Plan,
-    REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, follow, is_good_answer,
+    Counted, DeadLane, FailureKind, Gate, GateKey, Observation, Observed, OriginState, OriginWell,
+    Plan, REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, follow, is_good_answer,
     key_header_value, plan, verdict,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -413,10 +413,13 @@ pub(crate) fn conclude(
     let principal_gate = gates
         .get(&GateKey::Principal(record.principal.clone()))
         .cloned();
+    let origin = gates.state(&record.origin).clone();
     let situation = Situation {
         record,
         wire_before,
         gate: gate.as_ref(),
+        origin: &origin,
+        slots: parts.options.max_in_flight,
         principal_gate: principal_gate.as_ref(),
         verdict: &verdict,
         observed: &observation.observed,
@@ -433,6 +436,12 @@ pub(crate) fn conclude(
     }
     if let Some(gate) = &plan.gate {
         gates.set(gate.clone());
+    }
+    gates.set_state(&record.origin, plan.origin.clone());
+    gates.end_probe(&record.origin);
+    let is_kept = |state: &OriginState| state.is_worth_keeping(now);
+    if plan.gate.is_none() && (is_kept(&origin) || is_kept(&plan.origin)) {
+        plan.gate = Some(gates.of(&record.origin, now));
     }
     tracing::debug!(
         action = %record.id, attempt = record.attempts, status = plan.status, verdict = ?verdict,
@@ -491,6 +500,7 @@ impl Reporter {
             settlement,
             wire: wire_before,
             gate: None,
+            origin: OriginState::default(),
             status: None,
             error,
         };

@@ -1,6 +1,7 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
 mod check;
+mod citizen;
 #[cfg(feature = "encrypt")]
 mod encrypting;
 mod files;

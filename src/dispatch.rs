@@ -13,10 +13,10 @@ use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
-use crate::action::{ActionId, Answer, Body, Lane, Record, State, WireState};
+use crate::action::{ActionId, Answer, Body, Lane, Origin, Record, State, WireState};
 use crate::attempt::{self, Exchange, Outgoing, Reply, Report, Reporter};
 use crate::clock::Timestamp;
-use crate::decide::{Counted, Plan, Settlement};
+use crate::decide::{Counted, Gate, Plan, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Parts};
@@ -195,6 +195,7 @@ impl Desk {
         self.parts.hub.publish(&record, kind, self.parts.now());
         let (abort, registration) = AbortHandle::new_pair();
         let (id, origin) = (record.id, record.origin.clone());
+        self.note_start(&origin);
         // The worker is gone only when the vault is closed: the lease is then taken back at open.
         drop(self.reports.send(Report::Started { id, origin, abort }));
         let attempt = attempt_direct(self.parts.clone(), record, outgoing, reply, reporter);
@@ -253,6 +254,7 @@ impl Desk {
         }
         self.known(&draft, &body).await?;
         let turn = parts.turn(&draft.lane).await;
+        self.check_origin(&draft.origin)?;
         if self.is_lane_busy(&draft.lane).await? {
             let text = format!(
                 "the lane {:?} holds other actions, and this request may neither overtake them nor be queued behind them: name another lane, or allow queueing",
@@ -273,6 +275,35 @@ impl Desk {
         })
     }
 
+    /// A request that may not be queued is refused while its origin is to be spared. While it is only unreachable, it may be what
+    /// finds it again.
+    fn check_origin(&self, origin: &Origin) -> Result<()> {
+        let (parts, now) = (&self.parts, self.parts.now());
+        let (until, is_held) = {
+            let gates = parts.gates();
+            let word = |gate: &&Gate| gate.reason.is_word_of_server() && gate.is_closed(now);
+            let closed = gates.origin(origin).filter(word);
+            let closed = closed.map(|gate| gate.closed_until);
+            let held = gates.held(origin, now).map(|hold| hold.until);
+            (closed.max(held), gates.is_probed(origin, now))
+        };
+        let why = match until {
+            Some(until) => format!("until {until}"),
+            None if is_held || !parts.lets_pass(origin, now) => "for a moment".to_owned(),
+            None => return Ok(()),
+        };
+        let text = format!("{origin} is left alone {why}, and this request may not be queued");
+        Err(Error::new(ErrorKind::OriginWaits, text))
+    }
+
+    /// The start of a direct send, where it holds the next one back, is written down by the worker.
+    fn note_start(&self, origin: &Origin) {
+        if let Some(gate) = self.parts.note_direct(origin) {
+            // The worker is gone only when the vault is closed.
+            drop(self.reports.send(Report::Gate(Box::new(gate))));
+        }
+    }
+
     /// Tries a request that is not on disk.
     async fn try_once(&self, mut record: Record, outgoing: &Outgoing) -> (Record, Plan, Exchange) {
         let now = self.parts.now();
@@ -283,6 +314,7 @@ impl Desk {
             attempt: 1,
             epoch: 0,
         };
+        self.note_start(&record.origin);
         let exchange = attempt::exchange(&self.parts, outgoing).await;
         let plan = attempt::conclude(
             &self.parts,

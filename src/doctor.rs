@@ -1,10 +1,11 @@
 //! HOW it fares: what is wrong with a vault, and what it holds as lines of JSON, out of one store and into another.
 //!
 //! - [`examine()`] looks at a vault's directory and changes nothing; [`examine_store`] at a store of any kind.
+//! - [`salvage()`] builds a damaged vault anew from what is intact in it, as opening it does.
 //! - [`export()`] and [`import()`] carry everything from store to store: from sled to SQLite, to another machine, into a
 //!   sealed vault.
 //!
-//! What an opening does with a damaged vault is the store's: it moves aside what cannot be read, and goes on.
+//! What an opening does with a damaged vault is the store's: see [`OpenReport`].
 
 mod directory;
 mod examine;
@@ -12,12 +13,14 @@ mod export;
 mod import;
 mod lines;
 mod reader;
+mod salvage;
 
-pub use crate::store::{Examination, Finding, Problem, Progress, Severity};
+pub use crate::store::{Examination, Finding, OpenReport, Problem, Progress, Severity};
 pub use examine::{examine, examine_store};
 pub use export::export;
 pub use import::import;
 pub use lines::EXPORT_FORMAT;
+pub use salvage::salvage;
 
 use serde::{Deserialize, Serialize};
 

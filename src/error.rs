@@ -31,6 +31,9 @@ pub enum ErrorKind {
     CredentialsInRequest,
     /// The server could not be reached and the request may not be queued. Nothing was kept.
     Unreachable,
+    /// The server asked to be left alone, failed too often, or is just coming back; and the request may not be queued. Nothing was
+    /// sent or kept. Try again at the time in the message, or allow queueing.
+    OriginWaits,
     /// The time given to the call ran out.
     Timeout,
     /// The id is not known (any more).

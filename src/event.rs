@@ -9,13 +9,14 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use futures_util::stream::unfold;
+use futures_util::StreamExt;
+use futures_util::stream::{iter, unfold};
 use serde::Serialize;
 use tokio::sync::{broadcast, watch};
 
 use crate::action::{ActionId, DeadReason, Lane, Record, State};
 use crate::clock::Timestamp;
-use crate::store::Totals;
+use crate::store::{OpenReport, Totals};
 
 pub use status::{Status, StatusChanges};
 pub use stream::Events;
@@ -30,7 +31,7 @@ pub struct Event {
     pub sequence: u64,
     /// How many events this reader lost right before this one, because it read too slowly. Re-read what matters.
     pub missed_before: u64,
-    /// The action.
+    /// The action; all zeros for what concerns the whole vault ([`EventKind::Salvaged`]).
     pub action_id: ActionId,
     /// Its idempotency key: the caller's, or the id.
     pub key: String,
@@ -102,6 +103,12 @@ pub enum EventKind {
     Superseded,
     /// Its principal was forgotten; nothing is kept.
     Evicted,
+    /// The store was damaged, or had lost what it held last, and was built anew when the vault opened. Every stream of all
+    /// events begins with it, as long as the vault is open.
+    Salvaged {
+        /// What was found, and what is missing.
+        report: Box<OpenReport>,
+    },
 }
 
 impl EventKind {
@@ -110,7 +117,7 @@ impl EventKind {
     pub fn is_terminal(&self) -> bool {
         !matches!(
             self,
-            Self::Queued | Self::Started { .. } | Self::Failed { .. }
+            Self::Queued | Self::Started { .. } | Self::Failed { .. } | Self::Salvaged { .. }
         )
     }
 
@@ -131,6 +138,8 @@ impl EventKind {
 /// Publishes events and the status.
 #[derive(Debug)]
 pub(crate) struct EventHub {
+    /// What a stream of all events begins with.
+    opening: Option<Event>,
     order: Mutex<Order>,
     /// Nothing once the vault is closed: every stream then ends.
     senders: Mutex<Option<Senders>>,
@@ -175,11 +184,30 @@ impl EventHub {
             status: watch::Sender::new(status),
         };
         Self {
+            opening: None,
             order: Mutex::default(),
             senders: Mutex::new(Some(senders)),
             last: Mutex::new((totals.commit, status)),
             is_behind: AtomicBool::new(false),
         }
+    }
+
+    /// Tells every reader of all events what opening the store was like, if there is something to tell.
+    pub(crate) fn with_report(mut self, report: &OpenReport, at: Timestamp) -> Self {
+        self.opening = (!report.is_clean()).then(|| Event {
+            sequence: 0,
+            missed_before: 0,
+            action_id: ActionId::from_bytes([0; 16]),
+            key: String::new(),
+            lane: Lane::default_lane(),
+            at,
+            kind: EventKind::Salvaged {
+                report: Box::new(report.clone()),
+            },
+            revision: 0,
+            owner: Owner::default(),
+        });
+        self
     }
 
     /// To be called before an action is given to the store, and held until its `Queued` was published. The worker may
@@ -282,12 +310,13 @@ impl EventHub {
         Reader { events, missed: 0 }
     }
 
-    /// All events from now on.
+    /// What opening was like, and all events from now on.
     pub(crate) fn subscribe(&self) -> Events {
-        Events::new(unfold(self.reader(), |mut reader| async move {
+        let coming = unfold(self.reader(), |mut reader| async move {
             let event = reader.next().await?;
             Some((event, reader))
-        }))
+        });
+        Events::new(iter(self.opening.clone()).chain(coming))
     }
 }
 

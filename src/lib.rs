@@ -92,6 +92,7 @@
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
+//! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order |
 //! | `test-util` | no | fakes for clock, network, transport and store, and the contract suite for stores |
 
 pub mod action;
@@ -110,6 +111,8 @@ mod parts;
 mod payload;
 mod request;
 pub mod store;
+#[cfg(feature = "sync")]
+pub mod sync;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod ticket;
@@ -135,7 +138,7 @@ pub use reqwest;
 pub use rusqlite;
 pub use ticket::{End, Ticket};
 pub use transport::{CredentialRequest, Credentials, Refresh, bearer};
-pub use vault::{Cancellation, Cleared, SyncVault, WhyPending};
+pub use vault::{Cancellation, Cleared, ConnectionChanges, SyncVault, WhyPending};
 pub use worker::{DrainReport, Stopped};
 
 #[cfg(doctest)]

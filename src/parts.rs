@@ -1,6 +1,7 @@
 //! The parts of a running vault that everybody shares: the four seams, the options, the event hub,
 //! and what is known about gates. No flow of its own.
 
+mod gates;
 mod principals;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use crate::event::{EventHub, EventKind};
 use crate::store::{Amend, Amended, Limits, OpenReport, Opened, Query, Retention, Store};
 use crate::transport::{CredentialDesk, Transport};
 
+pub(crate) use gates::GateBook;
 pub(crate) use principals::Principals;
 
 /// A dead letter: an action that will not be tried again until somebody acts.
@@ -106,6 +108,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Every origin that requests may go to.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        std::iter::once(&self.base_origin).chain(&self.allowed_origins)
+    }
+
     /// Requests go to the base origin and to the origins that were allowed, to no other.
     ///
     /// # Errors
@@ -161,67 +168,6 @@ pub(crate) struct Parts {
     principals: Mutex<Principals>,
     dice: Mutex<Dice>,
     turns: Mutex<HashMap<Lane, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-/// What is known about gates, in memory: the stored gates, and when each origin last answered well.
-#[derive(Debug, Default)]
-pub(crate) struct GateBook {
-    gates: HashMap<GateKey, Gate>,
-    well: HashMap<Origin, Timestamp>,
-}
-
-impl GateBook {
-    pub(crate) fn new(gates: Vec<Gate>) -> Self {
-        let gates = gates
-            .into_iter()
-            .map(|gate| (gate.key.clone(), gate))
-            .collect();
-        Self {
-            gates,
-            well: HashMap::new(),
-        }
-    }
-
-    pub(crate) fn get(&self, key: &GateKey) -> Option<&Gate> {
-        self.gates.get(key)
-    }
-
-    pub(crate) fn set(&mut self, gate: Gate) {
-        self.gates.insert(gate.key.clone(), gate);
-    }
-
-    pub(crate) fn remove(&mut self, key: &GateKey) {
-        self.gates.remove(key);
-    }
-
-    pub(crate) fn origin(&self, origin: &Origin) -> Option<&Gate> {
-        self.gates.get(&GateKey::Origin(origin.clone()))
-    }
-
-    /// Lets no gate stay closed beyond `until`.
-    pub(crate) fn hasten(&mut self, until: Timestamp) {
-        for gate in self.gates.values_mut() {
-            gate.closed_until = gate.closed_until.min(until);
-        }
-    }
-
-    pub(crate) fn well_since(&self, origin: &Origin) -> Option<Timestamp> {
-        self.well.get(origin).copied()
-    }
-
-    pub(crate) fn answered_well(&mut self, origin: &Origin, at: Timestamp) {
-        match self.well.get_mut(origin) {
-            Some(seen) => *seen = at,
-            None => drop(self.well.insert(origin.clone(), at)),
-        }
-    }
-
-    /// Origins in trouble: one attempt at a time until they answer well.
-    pub(crate) fn troubled(&self) -> impl Iterator<Item = &Gate> {
-        self.gates
-            .values()
-            .filter(|gate| gate.failures > 0 && matches!(gate.key, GateKey::Origin(_)))
-    }
 }
 
 /// The seams and values that [`Parts`] is made of.
@@ -336,7 +282,37 @@ impl Parts {
     /// May a request to `origin` on behalf of `principal` be tried right now?
     pub(crate) fn may_try(&self, origin: &Origin, principal: Option<&str>) -> bool {
         let now = self.now();
-        self.opens_at(origin, principal, now) == Some(now)
+        self.opens_at(origin, principal, now) == Some(now) && self.lets_pass(origin, now)
+    }
+
+    /// Does what is remembered of an origin let a direct send pass? One that is held back counts as refused.
+    pub(crate) fn lets_pass(&self, origin: &Origin, now: Timestamp) -> bool {
+        let mut gates = self.gates();
+        if gates.is_probed(origin, now) {
+            return false;
+        }
+        let Some(k) = self.options.policy.origin.throttle else {
+            return true;
+        };
+        let state = gates.state(origin);
+        let passes = state.throttle.lets_pass(k, &mut self.dice());
+        if !passes {
+            state.throttle = state.throttle.refused(now);
+        }
+        passes
+    }
+
+    /// A direct send starts. Returns the gate to keep, when its start holds the next one back.
+    pub(crate) fn note_direct(&self, origin: &Origin) -> Option<Gate> {
+        let (now, policy) = (self.now(), &self.options.policy.origin);
+        let mut gates = self.gates();
+        gates.note_probe(origin, now);
+        let state = gates.state(origin);
+        if !state.is_paced(policy) {
+            return None;
+        }
+        state.started(now, policy, &mut self.dice());
+        Some(gates.of(origin, now))
     }
 
     /// When the gates of a request are open, at `now` or later; nothing while the app holds everything back.
@@ -354,7 +330,8 @@ impl Parts {
         let principal = GateKey::Principal(principal.map(str::to_owned));
         let closed = [gates.origin(origin), gates.get(&principal)];
         let opens = closed.into_iter().flatten().map(|gate| gate.closed_until);
-        Some(opens.fold(now, Timestamp::max))
+        let held = gates.held(origin, now).map(|hold| hold.until);
+        Some(opens.chain(held).fold(now, Timestamp::max))
     }
 
     /// Wakes the worker for an action that was just queued, unless it will look in time by itself.

@@ -1,8 +1,14 @@
 //! `SyncVault`, the handle: requests in, queue and dead letters out, watching and control. No flow of its own.
 
+mod connections;
+#[cfg(feature = "sync")]
+mod notes;
 #[cfg(feature = "sqlite")]
 mod outbox;
 mod principals;
+mod why_pending;
+
+pub use connections::ConnectionChanges;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,10 +17,9 @@ use std::time::Duration;
 use http::Method;
 use tokio::sync::oneshot;
 
-use crate::action::{Action, ActionId, Lane, Ledger, Origin, State, WireState, scoped_key};
-use crate::clock::Timestamp;
+use crate::action::{Action, ActionId, Lane, Ledger, State, WireState, scoped_key};
 use crate::dead_letters::DeadLetters;
-use crate::decide::{GateKey, GateReason};
+use crate::decide::{GateKey, Holding, why};
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Events, Status, StatusChanges, follow};
@@ -24,6 +29,8 @@ use crate::request::RequestBuilder;
 use crate::store::{Amend, Amended, Find, OpenReport, Part, Query};
 use crate::ticket::Ticket;
 use crate::worker::{Control, DrainReport};
+
+pub use why_pending::WhyPending;
 
 /// An offline-first HTTP client with a durable queue. Cheap to clone; every clone is the same vault.
 ///
@@ -57,56 +64,6 @@ pub struct Cleared {
     pub maybe_sent: u64,
     /// Actions whose attempt is running: they were left alone.
     pub in_flight: u64,
-}
-
-/// Why an action is still pending.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WhyPending {
-    /// It is not: it has ended.
-    Ended(State),
-    /// Its attempt is running.
-    InFlight {
-        /// The number of the attempt.
-        attempt: u32,
-    },
-    /// Another action of its lane goes first.
-    Behind {
-        /// The first of the lane.
-        first: ActionId,
-    },
-    /// A dead letter blocks its lane.
-    LaneBlocked {
-        /// The dead letter.
-        by: ActionId,
-    },
-    /// It waits for its time: a backoff, or its `not_before`.
-    Due {
-        /// The time.
-        at: Timestamp,
-    },
-    /// Its origin waits.
-    OriginWaits {
-        /// The origin.
-        origin: Origin,
-        /// Why.
-        reason: GateReason,
-        /// Until when.
-        until: Timestamp,
-    },
-    /// Another principal is the active one, or none is: see [`SyncVault::principal`].
-    PrincipalNotActive,
-    /// Its principal waits for credentials.
-    PrincipalWaits {
-        /// Until when.
-        until: Timestamp,
-    },
-    /// The app set the vault offline.
-    Offline,
-    /// The app paused the vault.
-    Paused,
-    /// Nothing stands in its way but other work: it goes as soon as a slot is free.
-    Ready,
 }
 
 macro_rules! method {
@@ -303,17 +260,21 @@ impl SyncVault {
             return Ok(WhyPending::Offline);
         }
         let now = parts.now();
-        let gates = parts.gates();
-        if let Some(gate) = gates
-            .origin(&record.origin)
-            .filter(|gate| gate.is_closed(now))
-        {
-            let (reason, until) = (gate.reason, gate.closed_until);
-            return Ok(WhyPending::OriginWaits {
-                origin: record.origin,
-                reason,
-                until,
-            });
+        let mut gates = parts.gates();
+        let (policy, origin) = (&parts.options.policy.origin, record.origin);
+        let state = gates.state(&origin).clone();
+        match why(gates.origin(&origin), &state, 0, policy, now) {
+            Some(Holding::Closed { reason, until }) => {
+                return Ok(WhyPending::OriginWaits {
+                    origin,
+                    reason,
+                    until,
+                });
+            }
+            Some(Holding::Held { by, until }) => {
+                return Ok(WhyPending::OriginHeld { origin, by, until });
+            }
+            _ => {}
         }
         let principal = GateKey::Principal(record.principal);
         if let Some(gate) = gates.get(&principal).filter(|gate| gate.is_closed(now)) {

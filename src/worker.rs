@@ -2,6 +2,7 @@
 //! It decides nothing (`decide` does) and sends nothing (`attempt` does).
 
 mod ending;
+mod origins;
 mod pass;
 mod probing;
 
@@ -18,8 +19,8 @@ use tokio::time::Instant;
 use crate::action::{ActionId, Answer, Origin, Record, State};
 use crate::attempt::{self, Finished, Report, Reporter};
 use crate::clock::Timestamp;
-use crate::connectivity::{NetworkChanges, Reach};
-use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settlement, open_gate};
+use crate::connectivity::NetworkChanges;
+use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Draining, Parts, sleep_until};
@@ -28,7 +29,7 @@ use crate::store::{Advance, Advanced, Amend, Lease, Leased, Settle, Urgency};
 use ending::Stopping;
 use pass::Passes;
 pub use pass::{DrainReport, Stopped};
-use probing::{Probed, Probing};
+use probing::Probing;
 
 /// What the handle asks of the worker.
 #[derive(Debug)]
@@ -173,6 +174,7 @@ impl Worker {
         step.gates = self.latest_gates();
         step.lease = lease;
         let (may_lease, looked) = (step.lease.is_some(), step.now);
+        let gates_after = step.lease.as_ref().map(|lease| lease.gates_after.clone());
         let pauses = self.parts.pauses();
         let done = self.parts.store.advance(step).await?;
         if self.parts.heed_pause(done.is_paused, pauses) {
@@ -186,6 +188,7 @@ impl Worker {
         self.is_hungry = !done.expired.is_empty();
         self.set_timer(&done, may_lease.then_some(looked));
         self.publish(&done);
+        self.note_starts(&done.leased, gates_after.unwrap_or_default());
         let leased_any = !done.leased.is_empty();
         self.start(done.leased);
         if !leased_any && !self.is_hungry {
@@ -217,9 +220,12 @@ impl Worker {
             .filter_map(|f| f.gate.as_ref())
             .chain(&self.gates);
         let keys: BTreeSet<&GateKey> = changed.map(|gate| &gate.key).collect();
-        keys.into_iter()
-            .filter_map(|key| book.get(key).cloned())
-            .collect()
+        let now = self.parts.now();
+        let kept = |key: &GateKey| match key {
+            GateKey::Origin(origin) => Some(book.of(origin, now)),
+            GateKey::Principal(_) => book.get(key).cloned(),
+        };
+        keys.into_iter().filter_map(kept).collect()
     }
 
     fn lease_request(&self) -> Option<Lease> {
@@ -238,6 +244,7 @@ impl Worker {
         may.then(|| Lease {
             slots,
             origin_slots: self.origin_slots(),
+            gates_after: self.gates_after(),
             forced: self.forced.clone(),
             whose: self.parts.principals().whose(),
         })
@@ -246,19 +253,6 @@ impl Worker {
     /// How many attempts of the queue run.
     fn queued_running(&self) -> usize {
         self.running.values().filter(|r| !r.is_direct).count()
-    }
-
-    /// An origin in trouble gets one attempt at a time, until it answers well.
-    fn origin_slots(&self) -> Vec<(Origin, usize)> {
-        let gates = self.parts.gates();
-        let slots = gates.troubled().filter_map(|gate| match &gate.key {
-            GateKey::Origin(origin) => {
-                let is_tried = self.running.values().any(|r| r.origin == *origin);
-                Some((origin.clone(), usize::from(!is_tried)))
-            }
-            _ => None,
-        });
-        slots.collect()
     }
 
     /// `leased_at` is the time by which what was due was leased; nothing when nothing might be.
@@ -432,42 +426,6 @@ impl Worker {
                 self.stop(Duration::ZERO, None);
             }
         }
-    }
-
-    fn origins_closed_for(&self, reason: GateReason) -> Vec<Origin> {
-        let gates = self.parts.gates();
-        let origins = gates.troubled().filter_map(|gate| match &gate.key {
-            GateKey::Origin(origin) if gate.reason == reason => Some(origin.clone()),
-            _ => None,
-        });
-        origins.collect()
-    }
-
-    /// Asks each unreachable origin whether it is back. Only when something hinted at it.
-    fn probe(&mut self) {
-        if *self.parts.mode.borrow() == ConnectivityMode::Auto {
-            for origin in self.origins_closed_for(GateReason::Unreachable) {
-                self.probing.start(&self.parts, origin);
-            }
-        }
-    }
-
-    fn on_probed(&mut self, probed: Probed) {
-        let Probed { origin, reach } = probed;
-        tracing::debug!(%origin, ?reach, "probed");
-        let now = self.parts.now();
-        let mut gates = self.parts.gates();
-        if reach == Reach::Reachable {
-            gates.answered_well(&origin, now);
-        }
-        if matches!(reach, Reach::Reachable | Reach::Troubled)
-            && let Some(gate) = gates.origin(&origin)
-        {
-            let gate = open_gate(gate.clone(), now);
-            gates.set(gate.clone());
-            self.gates.push(gate);
-        }
-        self.is_hungry = true;
     }
 
     /// Ends the pass for who waits for it, when nothing runs and nothing more can go now.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::decide::{Backoff, Counted, DeadLane, RetryPolicy};
+use crate::decide::{Backoff, Counted, DeadLane, OriginPolicy, RateLimit, RetryPolicy};
 
 /// Single rules for trying again, which go over the policy.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,6 +13,13 @@ pub(super) struct Rules {
     pub(super) retry_after_max: Option<Duration>,
     pub(super) unreachable: Option<Counted>,
     pub(super) dead_lane: Option<DeadLane>,
+    pub(super) origin: Option<OriginPolicy>,
+    pub(super) circuit_breaker: Option<Option<u32>>,
+    pub(super) slow_start: Option<Duration>,
+    pub(super) retry_budget: Option<Option<u32>>,
+    pub(super) throttle: Option<Option<u32>>,
+    pub(super) reconnect_spread: Option<Duration>,
+    pub(super) rate_limit: Option<RateLimit>,
 }
 
 impl Rules {
@@ -23,6 +30,18 @@ impl Rules {
         policy.retry_after_max = self.retry_after_max.unwrap_or(policy.retry_after_max);
         policy.unreachable = self.unreachable.unwrap_or(policy.unreachable);
         policy.dead_lane = self.dead_lane.unwrap_or(policy.dead_lane);
+        policy.origin = self.over_origin(policy.origin);
+        policy
+    }
+
+    fn over_origin(self, policy: OriginPolicy) -> OriginPolicy {
+        let mut policy = self.origin.unwrap_or(policy);
+        policy.circuit_breaker = self.circuit_breaker.unwrap_or(policy.circuit_breaker);
+        policy.slow_start = self.slow_start.unwrap_or(policy.slow_start);
+        policy.retry_budget = self.retry_budget.unwrap_or(policy.retry_budget);
+        policy.throttle = self.throttle.unwrap_or(policy.throttle);
+        policy.reconnect_spread = self.reconnect_spread.unwrap_or(policy.reconnect_spread);
+        policy.rate_limit = self.rate_limit.or(policy.rate_limit);
         policy
     }
 }

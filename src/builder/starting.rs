@@ -21,7 +21,8 @@ impl SyncVaultBuilder {
         opened: &Opened,
         gates: GateBook,
     ) -> SyncVault {
-        let hub = EventHub::new(self.event_buffer, opened.totals);
+        let hub = EventHub::new(self.event_buffer, opened.totals)
+            .with_report(&opened.report, seams.clock.now());
         let dice = self.seed.map_or_else(Dice::from_entropy, Dice::seeded);
         tracing::info!(
             epoch = opened.epoch,

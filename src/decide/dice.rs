@@ -37,6 +37,11 @@ impl Dice {
         }
         Duration::from_nanos(self.0.random_range(0..nanos))
     }
+
+    /// True with the chance `part / whole`; never for a whole of zero.
+    pub fn hits(&mut self, part: u64, whole: u64) -> bool {
+        whole > 0 && self.0.random_range(0..whole) < part
+    }
 }
 
 /// Without the inner state: whoever knows it knows every wait to come.

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::OriginState;
 use crate::action::Origin;
 use crate::clock::Timestamp;
 
@@ -44,12 +45,16 @@ pub enum GateReason {
     Unavailable,
     /// Credentials were refused and could not be refreshed.
     Unauthorized,
+    /// Too many attempts in a row failed (5xx, timeouts): the circuit is open.
+    Failing,
 }
 
 impl GateReason {
-    /// True when the server, or what stands before it, asked for the wait: only time opens such a gate.
-    fn is_word_of_server(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Unavailable)
+    /// True when the server, or what stands before it, asked for the wait, or failed again and again: only time opens such
+    /// a gate.
+    #[must_use]
+    pub fn is_word_of_server(self) -> bool {
+        matches!(self, Self::RateLimited | Self::Unavailable | Self::Failing)
     }
 }
 
@@ -70,6 +75,9 @@ pub struct Gate {
     pub backoff_ms: u64,
     /// When it last changed.
     pub changed: Timestamp,
+    /// What else is remembered of an origin.
+    #[serde(default, skip_serializing_if = "OriginState::is_default")]
+    pub origin: OriginState,
     /// Fields this version does not know, kept as they are.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -91,8 +99,30 @@ impl Gate {
             failures: 1,
             backoff_ms: 0,
             changed,
+            origin: OriginState::default(),
             extra: Map::new(),
         }
+    }
+
+    /// One that is open, and never was closed.
+    #[must_use]
+    pub fn open(key: GateKey, now: Timestamp) -> Self {
+        let mut gate = Self::new(key, GateReason::Unavailable, now, now);
+        gate.failures = 0;
+        gate
+    }
+
+    /// The earliest time at which something may pass: when it is open, and nothing else holds its origin back.
+    #[must_use]
+    pub fn opens_at(&self) -> Timestamp {
+        let hold = self.origin.hold.map(|hold| hold.until);
+        self.closed_until.max(hold.unwrap_or_default())
+    }
+
+    /// Lets it stay closed until `until` at most.
+    pub fn hasten(&mut self, until: Timestamp) {
+        self.closed_until = self.closed_until.min(until);
+        self.origin.hasten(until);
     }
 
     /// True when nothing may pass at `now`.

@@ -1,11 +1,13 @@
 //! WHAT to do: pure functions, values in and values out. No clock, no I/O, no runtime.
 
 mod backoff;
+mod closing;
 mod dice;
 mod failure;
 mod gate;
 mod jump;
 mod key;
+mod origin;
 mod plan;
 mod policy;
 mod redirect;
@@ -13,13 +15,19 @@ mod retry_after;
 mod settlement;
 mod storable;
 mod verdict;
+mod why;
 
 pub use backoff::Backoff;
+pub use closing::{Closing, reset_gate};
 pub use dice::Dice;
 pub use failure::FailureKind;
 pub use gate::{Gate, GateKey, GateReason, merge_gates, open_gate};
 pub use jump::{ClockWatch, Jump};
 pub use key::{KEY_BYTES_MAX, KeyForm, check_key, key_from_header, key_header_value};
+pub use origin::{
+    Breaker, Budget, Ended, Hold, HoldReason, OriginPolicy, OriginState, Pace, Rate, RateLimit,
+    Sign, Throttle, Trip, Window, spread,
+};
 pub use plan::{Plan, Situation, plan};
 pub use policy::RetryPolicy;
 pub use redirect::{REDIRECTS_MAX, Redirect, follow};
@@ -30,3 +38,4 @@ pub use verdict::{
     Classifier, Observation, Observed, OriginWell, RetryScope, Stamp, Verdict, is_good_answer,
     verdict,
 };
+pub use why::{Holding, why};

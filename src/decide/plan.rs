@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use super::closing::{later, told_wait, whole_millis};
 use super::{
-    Backoff, Counted, Dice, FailureKind, Gate, GateKey, GateReason, Observed, RetryPolicy,
-    RetryScope, Settlement, Verdict, is_good_answer, merge_gates,
+    Backoff, Closing, Counted, Dice, Ended, FailureKind, Gate, GateKey, GateReason, Observed,
+    OriginState, RetryPolicy, RetryScope, Settlement, Sign, Trip, Verdict, is_good_answer,
+    reset_gate,
 };
 use crate::action::{DeadReason, Record, WireState};
 use crate::clock::Timestamp;
@@ -22,6 +24,10 @@ pub struct Situation<'a> {
     pub wire_before: WireState,
     /// The gate of its origin, as the store keeps it.
     pub gate: Option<&'a Gate>,
+    /// What else is remembered of its origin.
+    pub origin: &'a OriginState,
+    /// How many attempts may run side by side in the whole vault.
+    pub slots: usize,
     /// The gate of its principal, as the store keeps it.
     pub principal_gate: Option<&'a Gate>,
     /// What the attempt means.
@@ -42,6 +48,8 @@ pub struct Plan {
     pub wire: WireState,
     /// The gate to set, of the origin or of the principal; nothing = none changes.
     pub gate: Option<Gate>,
+    /// What is remembered of the origin now.
+    pub origin: OriginState,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
     /// What went wrong, in words without any content of the request.
@@ -55,18 +63,55 @@ pub struct Plan {
 /// - **Retry-After.** Never earlier than told, and a little later, so that not everybody comes back at once.
 /// - **Same trouble.** A gate that is still closed when an attempt ends was closed while that attempt was under way:
 ///   its failures do not rise again, and a good answer does not open what the server asked for.
+/// - **The origin** learns from each attempt: see [`OriginState`]. Failures in a row trip its breaker, which closes the gate; a
+///   retry that is over the budget waits for it.
 /// - **Good answers** reset a gate with failures. At most one gate changes: a closing goes first, then the origin's
 ///   reset, then the principal's; a reset that found no place comes with the next good answer.
 /// - **The wire** stays [`MaybeSent`](WireState::MaybeSent) through answers that only put off: they tell nothing of
 ///   the attempt that went unanswered, and a later 409 must still be read as "still processing".
 #[must_use]
 pub fn plan(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) -> Plan {
+    let sign = Sign::of(situation.verdict, situation.observed);
+    let mut origin = situation.origin.clone();
+    let is_first_try = situation.record.attempts <= 1;
+    let (trip, wait) = origin.judge(sign, is_first_try, situation.now, &policy.origin);
+    let gate = gate_after(situation, trip, policy, dice);
+    let ended = Ended {
+        sign,
+        is_closed: is_closed_after(situation, gate.as_ref()),
+        slots: situation.slots,
+        now: situation.now,
+    };
+    origin.ended(&ended, &policy.origin, dice);
+    let budget = later(situation.now, whole_millis(wait));
     Plan {
-        gate: gate_after(situation, policy, dice),
-        settlement: settlement(situation, policy, dice),
+        gate,
+        origin,
+        settlement: not_before(settlement(situation, policy, dice), budget),
         wire: wire_after(situation),
         status: situation.observed.status(),
         error: error_text(situation),
+    }
+}
+
+fn is_closed_after(situation: &Situation<'_>, gate: Option<&Gate>) -> bool {
+    let is_origin = |gate: &&Gate| matches!(gate.key, GateKey::Origin(_));
+    let gate = gate.filter(is_origin).or(situation.gate);
+    gate.is_some_and(|gate| gate.is_closed(situation.now))
+}
+
+fn not_before(settlement: Settlement, time: Timestamp) -> Settlement {
+    match settlement {
+        Settlement::Retry {
+            due,
+            counts,
+            backoff_ms,
+        } => Settlement::Retry {
+            due: due.max(time),
+            counts,
+            backoff_ms,
+        },
+        other => other,
     }
 }
 
@@ -163,16 +208,12 @@ fn own_wait(
     policy.backoff.delay(attempt, previous, dice)
 }
 
-/// A tenth more than told, at least within a second and at most within half a minute.
-fn told_wait(after: Option<Duration>, dice: &mut Dice) -> Duration {
-    let Some(after) = after else {
-        return Duration::ZERO;
-    };
-    let spread = (after / 10).clamp(Duration::from_secs(1), Duration::from_secs(30));
-    after.saturating_add(dice.below(spread))
-}
-
-fn gate_after(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) -> Option<Gate> {
+fn gate_after(
+    situation: &Situation<'_>,
+    trip: Trip,
+    policy: &RetryPolicy,
+    dice: &mut Dice,
+) -> Option<Gate> {
     let record = situation.record;
     let origin = || GateKey::Origin(record.origin.clone());
     let (key, old, reason, after) = match situation.verdict {
@@ -193,28 +234,16 @@ fn gate_after(situation: &Situation<'_>, policy: &RetryPolicy, dice: &mut Dice) 
             GateReason::Unauthorized,
             None,
         ),
+        _ if trip == Trip::Yes => (origin(), situation.gate, GateReason::Failing, None),
         _ => return reset_after(situation),
     };
-    let told = told_wait(after, dice);
-    let failures = failures_after(old, situation.now);
-    let previous = Duration::from_millis(old.map_or(0, |gate| gate.backoff_ms));
-    let wait = policy
-        .origin_backoff
-        .delay(failures, previous, dice)
-        .max(told);
-    let backoff_ms = whole_millis(wait).max(1);
-    let mut gate = Gate::new(key, reason, later(situation.now, backoff_ms), situation.now);
-    gate.failures = failures;
-    gate.backoff_ms = backoff_ms;
-    Some(beside(old, gate))
-}
-
-fn failures_after(old: Option<&Gate>, now: Timestamp) -> u32 {
-    match old {
-        None => 1,
-        Some(gate) if gate.is_closed(now) => gate.failures.max(1),
-        Some(gate) => gate.failures.saturating_add(1),
-    }
+    let closing = Closing {
+        key,
+        reason,
+        after,
+        now: situation.now,
+    };
+    Some(closing.gate(old, policy, dice))
 }
 
 fn reset_after(situation: &Situation<'_>) -> Option<Gate> {
@@ -229,28 +258,7 @@ fn reset_after(situation: &Situation<'_>) -> Option<Gate> {
     [gate, principal_gate]
         .into_iter()
         .flatten()
-        .find_map(|old| reset(old, situation.now))
-}
-
-/// The gate without its history; nothing when it has none, or when a good answer is no reason to open it.
-fn reset(old: &Gate, now: Timestamp) -> Option<Gate> {
-    if old.failures == 0 && !old.is_closed(now) {
-        return None;
-    }
-    let mut gate = old.clone();
-    gate.closed_until = now;
-    gate.failures = 0;
-    gate.backoff_ms = 0;
-    gate.changed = now;
-    let gate = merge_gates(old.clone(), gate);
-    (gate != *old).then_some(gate)
-}
-
-/// The new gate beside the one that is there, with the fields that this version does not know.
-fn beside(old: Option<&Gate>, mut gate: Gate) -> Gate {
-    let Some(old) = old else { return gate };
-    gate.extra = old.extra.clone();
-    merge_gates(old.clone(), gate)
+        .find_map(|old| reset_gate(old, situation.now))
 }
 
 fn reason_of(observed: &Observed<'_>) -> GateReason {
@@ -290,15 +298,6 @@ fn error_text(situation: &Situation<'_>) -> Option<String> {
         }
         (Observed::Answer { status, .. }, _) => Some(format!("status {status}")),
     }
-}
-
-/// Rounded up: a wait never ends early.
-fn whole_millis(wait: Duration) -> u64 {
-    u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-}
-
-fn later(now: Timestamp, millis: u64) -> Timestamp {
-    Timestamp::from_millis(now.as_millis().saturating_add(millis))
 }
 
 #[cfg(test)]

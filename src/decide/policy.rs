@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Backoff, Counted, DeadLane};
+use super::{Backoff, Counted, DeadLane, OriginPolicy};
 use crate::error::{Error, Result};
 
 /// The longest `retry_after_max`: seven days.
@@ -36,6 +36,8 @@ pub struct RetryPolicy {
     /// Whether an attempt that did not reach the server counts. Default: no. With yes, an outage that is longer than
     /// the retries makes dead letters.
     pub unreachable: Counted,
+    /// How an origin in trouble is spared. Default: see [`OriginPolicy`].
+    pub origin: OriginPolicy,
 }
 
 impl Default for RetryPolicy {
@@ -48,6 +50,7 @@ impl Default for RetryPolicy {
             retry_after_max: Duration::from_secs(60 * 60),
             dead_lane: DeadLane::Skip,
             unreachable: Counted::No,
+            origin: OriginPolicy::default(),
         }
     }
 }
@@ -66,6 +69,7 @@ impl RetryPolicy {
             .cap()
             .max(self.origin_backoff.cap())
             .max(self.retry_after_max)
+            .max(self.origin.hold_max())
     }
 
     /// Checks that the rules make sense.
@@ -84,7 +88,7 @@ impl RetryPolicy {
                 self.retry_after_max
             )));
         }
-        Ok(())
+        self.origin.check()
     }
 }
 

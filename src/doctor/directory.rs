@@ -20,6 +20,7 @@ const KNOWN: &[&str] = &[
     "open.lock",
     "quarantine",
     "runs",
+    "salvage",
     "sled",
     "vault.db",
     "vault.db-shm",

@@ -51,7 +51,8 @@ pub async fn examine(
         let mut out = Examiner::new(progress);
         match engine(&path, &mut out) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                let text = format!("it cannot be read: {error}");
+                let text =
+                    format!("it cannot be read: {error}; opening it, or `salvage`, builds it anew");
                 out.find(Problem::Engine, "the engine", text);
             }
             examined => examined?,

@@ -67,11 +67,21 @@ impl FjallStore {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: FjallOptions) -> Result<Self> {
+        Self::open_at(path.as_ref(), options, false)
+    }
+
+    /// As [`open`](Self::open), and all of it is looked at, however large it is.
+    pub(crate) fn open_doubted(path: &Path) -> Result<Self> {
+        Self::open_at(path, FjallOptions::default(), true)
+    }
+
+    fn open_at(path: &Path, options: FjallOptions, is_doubted: bool) -> Result<Self> {
         let site = |dir| FjallSite {
             dir: Arc::new(dir),
             options,
+            is_doubted,
         };
-        let store = KvStore::in_directory(path.as_ref(), site)?;
+        let store = KvStore::in_directory(path, site)?;
         Ok(Self { store })
     }
 }
@@ -82,6 +92,7 @@ super::delegate_store!(FjallStore);
 struct FjallSite {
     dir: Arc<VaultDir>,
     options: FjallOptions,
+    is_doubted: bool,
 }
 
 impl Site for FjallSite {
@@ -94,6 +105,10 @@ impl Site for FjallSite {
     /// The mark of a whole vault goes first: without it, nothing is missed.
     fn names(&self) -> &'static [&'static str] {
         &[MARK, "fjall"]
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.is_doubted
     }
 
     fn open(&self) -> Result<FjallEngine> {

@@ -37,6 +37,9 @@ pub(super) struct Mark {
     pub(super) floor: u64,
     pub(super) epoch: u64,
     pub(super) is_paused: bool,
+    /// An import that is not all there yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) restoring: Option<String>,
     /// Which revisions are pending, as one number.
     pub(super) live: Option<u64>,
     pub(super) counts: Counts,

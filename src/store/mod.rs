@@ -191,6 +191,22 @@ pub trait Store: Any + fmt::Debug + Send + Sync {
     /// From then on, what was sealed under another revision is refused: see [`Append::keyring`].
     fn set_keyring(&self, before: Option<u64>, keyring: Bytes) -> StoreFuture<'_, Option<u64>>;
 
+    /// A note that was kept under this name; nothing when there is none. Notes are small values of what is built on the
+    /// vault: how far a sync is, say. They are no actions: neither counted nor in the ledger.
+    ///
+    /// As provided, it fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
+    fn note(&self, _name: &str) -> StoreFuture<'_, Option<Bytes>> {
+        Box::pin(std::future::ready(Err(no_notes())))
+    }
+
+    /// Keeps a note in place of the one before of that name, or removes it. One longer than [`NOTE_BYTES_MAX`] is refused
+    /// with [`ErrorKind::Invalid`](crate::ErrorKind::Invalid).
+    ///
+    /// As provided, it fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
+    fn set_note(&self, _name: &str, _note: Option<Bytes>) -> StoreFuture<'_, ()> {
+        Box::pin(std::future::ready(Err(no_notes())))
+    }
+
     /// Ends the run: everything is on disk and the directory is unlocked when it returns. Later verbs fail with
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). Closing twice is fine.
     fn close(&self) -> StoreFuture<'_, ()>;
@@ -200,6 +216,14 @@ pub trait Store: Any + fmt::Debug + Send + Sync {
     fn changed(&self) -> Changed<'_> {
         Box::pin(std::future::pending())
     }
+}
+
+/// How long a [note](Store::set_note) may be. Every store takes that much.
+pub const NOTE_BYTES_MAX: usize = 4096;
+
+fn no_notes() -> crate::Error {
+    let text = "this store keeps no notes; use one of the crate's stores, or keep them elsewhere";
+    crate::Error::new(crate::ErrorKind::Unsupported, text)
 }
 
 /// What [`Store::open`] found.
@@ -347,6 +371,14 @@ macro_rules! delegate_store {
                 keyring: Bytes,
             ) -> StoreFuture<'_, Option<u64>> {
                 self.store.set_keyring(before, keyring)
+            }
+
+            fn note(&self, name: &str) -> StoreFuture<'_, Option<Bytes>> {
+                self.store.note(name)
+            }
+
+            fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
+                self.store.set_note(name, note)
             }
 
             fn close(&self) -> StoreFuture<'_, ()> {

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
+use serde::{Serialize, Serializer};
+
 /// What [`Store::open`](super::Store::open) had to do. All empty when the store was whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct OpenReport {
     /// What was wrong, in words.
     pub damage: Option<String>,
     /// Where the damaged database is now. Nothing of it was deleted.
+    #[serde(serialize_with = "as_text")]
     pub quarantined: Option<PathBuf>,
     /// Actions that were found in it, settled ones too.
     pub recovered: u64,
@@ -32,8 +35,14 @@ impl OpenReport {
     }
 }
 
+/// Also a path that is not UTF-8 can be told of.
+fn as_text<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    let text = path.as_ref().map(|path| path.to_string_lossy());
+    text.serialize(to)
+}
+
 /// A store that is older than what it acknowledged: versions of its counts, which grow with every change of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StoreRegressed {
     /// The version that the mark beside the store tells of.

@@ -93,6 +93,15 @@ impl SledStore {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: SledOptions) -> Result<Self> {
+        Self::open_at(path.as_ref(), options, false)
+    }
+
+    /// As [`open`](Self::open), and all of it is looked at, however large it is.
+    pub(crate) fn open_doubted(path: &Path) -> Result<Self> {
+        Self::open_at(path, SledOptions::default(), true)
+    }
+
+    fn open_at(path: &Path, options: SledOptions, is_doubted: bool) -> Result<Self> {
         if !JOURNAL_BYTES.contains(&options.journal_bytes) {
             let (min, max) = JOURNAL_BYTES.into_inner();
             let text = format!(
@@ -103,8 +112,9 @@ impl SledStore {
         let site = |dir| SledSite {
             dir: Arc::new(dir),
             options,
+            is_doubted,
         };
-        let store = KvStore::in_directory(path.as_ref(), site)?;
+        let store = KvStore::in_directory(path, site)?;
         Ok(Self { store })
     }
 }
@@ -115,6 +125,7 @@ super::delegate_store!(SledStore);
 struct SledSite {
     dir: Arc<VaultDir>,
     options: SledOptions,
+    is_doubted: bool,
 }
 
 impl Site for SledSite {
@@ -127,6 +138,10 @@ impl Site for SledSite {
     /// The mark of a whole vault goes first: without it, nothing is missed.
     fn names(&self) -> &'static [&'static str] {
         &[MARK, "sled", "journal"]
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.is_doubted
     }
 
     fn open(&self) -> Result<Self::Engine> {

@@ -146,16 +146,32 @@ impl SqliteStore {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
+        Self::open_at(path.as_ref(), options, false)
+    }
+
+    /// As [`open`](Self::open), and all of it is looked at, however large it is.
+    pub(crate) fn open_doubted(path: &Path) -> Result<Self> {
+        Self::open_at(path, SqliteOptions::default(), true)
+    }
+
+    fn open_at(path: &Path, options: SqliteOptions, is_doubted: bool) -> Result<Self> {
         let dir = match options.access {
-            Access::Alone => VaultDir::open(path.as_ref())?,
-            Access::Shared => VaultDir::open_shared(path.as_ref())?,
+            Access::Alone => VaultDir::open(path)?,
+            Access::Shared => VaultDir::open_shared(path)?,
         };
         let path = dir.path().join(FILE);
         let quarantine = dir.path().join(QUARANTINE);
         let bodies = Bodies::of_snapshots(dir.subdir("bodies")?, quarantine);
         let (access, poll, dir) = (options.access, options.poll, Arc::new(dir));
         let store = match access {
-            Access::Alone => KvStore::at_site(SqliteSite { dir, options }, bodies)?,
+            Access::Alone => {
+                let site = SqliteSite {
+                    dir,
+                    options,
+                    is_doubted,
+                };
+                KvStore::at_site(site, bodies)?
+            }
             // What others have open cannot be moved away.
             Access::Shared => {
                 let open = move || SqliteEngine::open_own(dir, &options);
@@ -282,6 +298,7 @@ super::delegate_store!(SqliteStore);
 struct SqliteSite {
     dir: Arc<VaultDir>,
     options: SqliteOptions,
+    is_doubted: bool,
 }
 
 impl Site for SqliteSite {
@@ -293,6 +310,10 @@ impl Site for SqliteSite {
 
     fn names(&self) -> &'static [&'static str] {
         &[FILE, "vault.db-wal", "vault.db-shm"]
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.is_doubted
     }
 
     fn open(&self) -> Result<SqliteEngine> {

@@ -90,6 +90,8 @@ pub struct Lease {
     pub origin_slots: Vec<(Origin, usize)>,
     /// Origins whose gate counts as open for this lease, whatever it says.
     pub forced: Vec<Origin>,
+    /// Gates to set when something of their origin was leased by this, in the same commit: how starts are held apart.
+    pub gates_after: Vec<Gate>,
     /// On whose behalf.
     pub whose: Whose,
 }

@@ -34,6 +34,8 @@ pub enum Verb {
     Chunks,
     Keyring,
     SetKeyring,
+    Note,
+    SetNote,
     Close,
 }
 
@@ -268,6 +270,16 @@ impl Store for FaultyStore {
         self.call(Verb::SetKeyring, move |store| {
             store.set_keyring(before, keyring)
         })
+    }
+
+    fn note(&self, name: &str) -> StoreFuture<'_, Option<Bytes>> {
+        let name = name.to_owned();
+        self.call(Verb::Note, move |store| store.note(&name))
+    }
+
+    fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
+        let name = name.to_owned();
+        self.call(Verb::SetNote, move |store| store.set_note(&name, note))
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

@@ -7,6 +7,9 @@ mod bodies;
 mod chaos;
 /// A scripted HTTP server on raw TCP that does what servers and networks do on bad days.
 mod chaos_server;
+/// A good citizen to the server, on fakes and paused time.
+#[cfg(feature = "test-util")]
+mod citizen;
 /// kill -9 at random moments: nothing acknowledged is lost, doubled or reordered.
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod crash;
@@ -47,5 +50,8 @@ mod store_contract;
 mod store_faults;
 /// Whole-vault stories over real HTTP.
 mod story;
+/// The sync engine's orchestrator.
+#[cfg(feature = "sync")]
+mod sync;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.
 mod transport;

@@ -9,6 +9,7 @@ mod watching;
 use std::future::Future;
 use std::time::Duration;
 
+use syncvault::decide::OriginPolicy;
 use syncvault::store::MemoryStore;
 use syncvault::{Backoff, SyncVault, SyncVaultBuilder, Ticket};
 
@@ -29,6 +30,7 @@ pub(crate) fn builder(server: &ChaosServer) -> SyncVaultBuilder {
 /// The same without a store.
 pub(crate) fn bare_builder(server: &ChaosServer) -> SyncVaultBuilder {
     let mut policy = syncvault::RetryPolicy::default();
+    policy.origin = short_origin();
     policy.backoff = Backoff::exponential(Duration::from_millis(2), Duration::from_millis(20));
     policy.origin_backoff =
         Backoff::exponential(Duration::from_millis(2), Duration::from_millis(20));
@@ -36,6 +38,16 @@ pub(crate) fn bare_builder(server: &ChaosServer) -> SyncVaultBuilder {
         .retry_policy(policy)
         .connect_timeout(Duration::from_secs(2))
         .read_timeout(Duration::from_secs(2))
+}
+
+/// How origins are spared, with waits that tests can bear. A budget of retries and the throttle go by minutes: they have stories of
+/// their own.
+pub(crate) fn short_origin() -> OriginPolicy {
+    let mut policy = OriginPolicy::default();
+    policy.slow_start = Duration::from_millis(20);
+    policy.reconnect_spread = Duration::from_millis(5);
+    (policy.retry_budget, policy.throttle) = (None, None);
+    policy
 }
 
 pub(crate) async fn vault(server: &ChaosServer) -> SyncVault {

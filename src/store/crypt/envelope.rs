@@ -36,6 +36,8 @@ pub(super) enum Kind {
     },
     /// What stands in front of the files of a body.
     Pieces,
+    /// A note: bound to its hashed name.
+    Note,
 }
 
 /// Where a sealed value belongs: what it is, and whose.
@@ -56,6 +58,7 @@ impl Place {
             Kind::Keyring => (6, 0, false),
             Kind::Chunk { number, is_last } => (7, number, is_last),
             Kind::Pieces => (8, 0, false),
+            Kind::Note => (9, 0, false),
         };
         let number = u32::to_le_bytes(number);
         let parts: [&[u8]; 5] = [head, &[kind], &self.id, &number, &[u8::from(is_last)]];
@@ -143,6 +146,7 @@ mod tests {
             place(Kind::Gate, 1),
             place(Kind::Keyring, 1),
             place(Kind::Pieces, 1),
+            place(Kind::Note, 1),
             place(chunk(0, false), 1),
             place(chunk(1, false), 1),
             place(chunk(1, true), 1),

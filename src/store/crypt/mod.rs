@@ -6,6 +6,7 @@ mod envelope;
 mod key;
 mod keyring;
 mod names;
+mod notes;
 #[cfg(feature = "sqlite")]
 mod outbox;
 mod pieces;
@@ -412,6 +413,28 @@ impl Store for Sealed {
             }
             self.change(replace).await?;
             Ok(is_set.load(Ordering::Relaxed).then_some(revision))
+        })
+    }
+
+    fn note(&self, name: &str) -> StoreFuture<'_, Option<Bytes>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let ring = self.ring()?;
+            let hashed = ring.note(&name);
+            let sealed = self.store.note(&hashed).await?;
+            let open = |sealed: Bytes| ring.open_note(&hashed, &sealed);
+            sealed.map(open).transpose()
+        })
+    }
+
+    fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let ring = self.ring()?;
+            let hashed = ring.note(&name);
+            let seal = |note: Bytes| ring.seal_note(&hashed, &note);
+            let note = note.map(seal).transpose()?;
+            self.store.set_note(&hashed, note).await
         })
     }
 

@@ -24,6 +24,7 @@ enum Name {
     Key = 4,
     Coalesce = 5,
     Fingerprint = 6,
+    Note = 7,
 }
 
 impl Keyring {
@@ -50,6 +51,10 @@ impl Keyring {
 
     pub(super) fn key(&self, key: &str) -> String {
         self.hashed(Name::Key, key)
+    }
+
+    pub(super) fn note(&self, name: &str) -> String {
+        self.hashed(Name::Note, name)
     }
 
     /// The record as the store gets it.

@@ -105,7 +105,9 @@ impl Sealed {
     /// What comes back was read in one commit that knew the keyring: it opens what is not damaged.
     pub(super) async fn advance_sealed(&self, step: Advance) -> Result<Advanced> {
         let (mut done, ring) = loop {
-            let ring = self.ring_for(step.gates.iter().map(principal_of)).await?;
+            let later = step.lease.iter().flat_map(|lease| &lease.gates_after);
+            let gates = step.gates.iter().chain(later);
+            let ring = self.ring_for(gates.map(principal_of)).await?;
             let sealed = self.seal_step(&ring, step.clone()).await?;
             let done = self.store.advance(sealed).await;
             if !self.is_late(&done, &ring).await? {
@@ -145,10 +147,11 @@ impl Sealed {
             settle.push(self.seal_settle(ring, one).await?);
         }
         let gates = step.gates.into_iter().map(|gate| ring.seal_gate(gate));
+        let lease = step.lease.map(|lease| seal_lease(ring, lease));
         Ok(Advance {
             settle,
             gates: gates.collect::<Result<_>>()?,
-            lease: step.lease.map(|lease| seal_lease(ring, lease)),
+            lease: lease.transpose()?,
             keyring: Some(ring.revision),
             ..step
         })
@@ -243,9 +246,10 @@ pub(super) fn sealed_append(
     Ok(append)
 }
 
-fn seal_lease(ring: &Keyring, lease: Lease) -> Lease {
+fn seal_lease(ring: &Keyring, lease: Lease) -> Result<Lease> {
+    let gates = lease.gates_after.into_iter();
     let slots = lease.origin_slots.iter();
-    Lease {
+    Ok(Lease {
         slots: lease.slots,
         origin_slots: slots
             .map(|(origin, slots)| (ring.origin(origin), *slots))
@@ -255,9 +259,12 @@ fn seal_lease(ring: &Keyring, lease: Lease) -> Lease {
             .iter()
             .map(|origin| ring.origin(origin))
             .collect(),
+        gates_after: gates
+            .map(|gate| ring.seal_gate(gate))
+            .collect::<Result<_>>()?,
         whose: match lease.whose {
             Whose::Everybody => Whose::Everybody,
             Whose::Only(active) => Whose::Only(active.map(|name| ring.principal(&name))),
         },
-    }
+    })
 }

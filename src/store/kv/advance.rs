@@ -9,9 +9,9 @@ use super::queue::Queue;
 use super::records::{Found, Kept};
 use crate::action::{Change, DeadReason, Origin, Record, State, WireState};
 use crate::clock::Timestamp;
-use crate::decide::{Counted, DeadLane, Settlement};
+use crate::decide::{Counted, DeadLane, Gate, GateKey, Settlement};
 use crate::error::Result;
-use crate::store::{Advance, Advanced, Settle, Whose};
+use crate::store::{Advance, Advanced, Leased, Settle, Whose};
 
 /// How many actions one `advance` lets expire.
 const EXPIRE_MAX: usize = 256;
@@ -48,7 +48,11 @@ impl<E: Engine> Queue<E> {
         };
         let whose = advance.lease.as_ref().map(|lease| lease.whose.clone());
         let taken = match advance.lease.filter(|_| has_turn) {
-            Some(lease) => self.lease(&lease, now, &mut done)?,
+            Some(lease) => {
+                let taken = self.lease(&lease, now, &mut done)?;
+                self.set_gates_after(lease.gates_after, &done)?;
+                taken
+            }
             None => BTreeSet::new(),
         };
         self.trim(&advance.retention, now)?;
@@ -64,6 +68,16 @@ impl<E: Engine> Queue<E> {
         done.totals = self.totals_now()?;
         done.is_paused = self.txn.peers().is_some().then_some(self.run.is_paused);
         Ok(done)
+    }
+
+    fn set_gates_after(&mut self, gates: Vec<Gate>, done: &Advanced) -> Result<()> {
+        for gate in gates {
+            let is_of = |leased: &Leased| matches!(&gate.key, GateKey::Origin(origin) if *origin == leased.record.origin);
+            if done.leased.iter().any(is_of) {
+                self.gates.put(&mut self.txn, gate)?;
+            }
+        }
+        Ok(())
     }
 
     fn settle(

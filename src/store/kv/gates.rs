@@ -59,8 +59,8 @@ impl Gates {
     /// Lets no gate stay closed beyond `until`.
     pub(super) fn hasten<E: Engine>(&mut self, txn: &mut Txn<E>, until: Timestamp) -> Result<()> {
         for gate in self.gates.values_mut() {
-            if gate.closed_until > until {
-                gate.closed_until = until;
+            if gate.opens_at() > until {
+                gate.hasten(until);
                 txn.put(keys::gate(&gate.key), to_json(gate)?);
             }
         }
@@ -85,7 +85,7 @@ impl Gates {
     /// When everything that `pair` must pass is open; `forced` leaves the origin's gate out.
     pub(super) fn open_at(&self, pair: &Pair, forced: &[Origin]) -> Timestamp {
         let (origin, principal) = pair;
-        let until = |key| self.gates.get(&key).map(|gate: &Gate| gate.closed_until);
+        let until = |key| self.gates.get(&key).map(Gate::opens_at);
         let by_origin = if forced.contains(origin) {
             None
         } else {

@@ -17,6 +17,9 @@ use crate::store::dir::{failed, no_follow, private_file, sync_dir};
 use crate::store::snapshot::blocking;
 use crate::store::{KeptKeyring, StoreFuture};
 
+/// What is asked of the queue while a keyring is replaced; the answer is a revision.
+type Ask<E> = Box<dyn FnOnce(&mut Queue<E>) -> Result<Option<u64>> + Send>;
+
 /// A keyring in a file. A new one takes the place of the old in one step, and the old one is overwritten: the keys that are no
 /// longer in it are to be gone.
 #[derive(Debug)]
@@ -83,7 +86,7 @@ impl<E: Engine + Send + 'static> KvStore<E> {
         // The caller may be gone before it is done: it is done all the same.
         Box::pin(blocking(move || {
             let _changing = file.changing.lock().unwrap_or_else(PoisonError::into_inner);
-            let ask = |verb: Box<dyn FnOnce(&mut Queue<E>) -> Result<Option<u64>> + Send>| {
+            let ask = |verb: Ask<E>| {
                 let (reply, answer) = oneshot::channel();
                 front.send(work(verb, reply, Order::now()));
                 answer

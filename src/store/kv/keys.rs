@@ -15,6 +15,7 @@
 //! z <died at><id>                      weight, and the lane's name if it blocks it: dead letters
 //! f <id>                               seq, then Place: in flight
 //! g <gate key>                         gate (JSON)
+//! u <name>                             note: a value of what is built on the vault
 //! m <name>                             format, run, totals, pairs, keyring
 //! q <a|b|p><id>                        quarantine: bytes that could not be read
 //! s <a|b|p><id>                        frame that was carved, only while a store is built anew
@@ -137,6 +138,10 @@ pub(super) fn gate(key: &GateKey) -> Key {
         GateKey::Principal(Some(principal)) => text(GATES, b"p", principal),
         GateKey::Principal(None) => join(GATES, &[b"v"]),
     }
+}
+
+pub(super) fn note(name: &str) -> Key {
+    text(b'u', &[], name)
 }
 
 pub(super) fn pair(gate_no: u32) -> Key {

@@ -32,6 +32,9 @@ pub(in crate::store) trait Site {
     /// Opens it, or makes it.
     fn open(&self) -> Result<Self::Engine>;
 
+    /// Is all of it to be looked at, however large it is?
+    fn is_doubted(&self) -> bool;
+
     /// Looks closely at an engine that opened.
     fn check(&self, _engine: &Self::Engine) -> Result<()> {
         Ok(())
@@ -114,7 +117,8 @@ fn attempt<S: Site>(site: &S, mark: Option<&Mark>) -> Result<Queue<S::Engine>, D
         if queue.tally.no < expected {
             return Err(regressed(expected, queue.tally.no));
         }
-        if queue.is_small() || mark.is_some_and(|mark| mark.is_suspect) {
+        let is_suspect = site.is_doubted() || mark.is_some_and(|mark| mark.is_suspect);
+        if is_suspect || queue.is_small() {
             site.check(queue.txn.engine())?;
             queue.verify()?;
         }

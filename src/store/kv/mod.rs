@@ -24,6 +24,7 @@ mod ladder;
 mod lanes;
 mod lease;
 mod marks;
+mod notes;
 mod open;
 pub(super) mod overlay;
 mod queue;
@@ -74,7 +75,7 @@ pub(super) use self::salvage::is_row_of_queue;
 pub(super) use self::within::append_within;
 #[cfg(all(feature = "sqlite", feature = "encrypt"))]
 pub(super) use self::within::{get_within, keyring_within, set_keyring_within};
-use super::bodies::{Bodies, FileKind, Orphans};
+use super::bodies::{Bodies, FileKind};
 #[cfg(any(feature = "fjall", feature = "sled"))]
 use super::dir::{QUARANTINE, VaultDir, refuse_links};
 use super::snapshot::{blocking, in_memory, run_blocking};
@@ -407,11 +408,7 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
                 queue.name_run(bodies);
             }
             if let Some(bodies) = bodies.filter(|_| is_first) {
-                let is_whole = opened.is_balanced && opened.report.is_clean();
-                let orphans = match is_whole {
-                    true => Orphans::Remove,
-                    false => Orphans::SetAside,
-                };
+                let orphans = queue.orphans(opened.is_balanced)?;
                 queue.sweep(&bodies, orphans)?;
             }
             Ok(opened)
@@ -537,6 +534,16 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
 
     fn set_keyring(&self, before: Option<u64>, keyring: Bytes) -> StoreFuture<'_, Option<u64>> {
         self.replace_keyring(before, keyring)
+    }
+
+    fn note(&self, name: &str) -> StoreFuture<'_, Option<Bytes>> {
+        let key = keys::note(name);
+        self.submit(move |queue| queue.note(&key))
+    }
+
+    fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
+        let key = keys::note(name);
+        self.submit(move |queue| queue.set_note(key, note))
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

@@ -160,6 +160,18 @@ impl<E: Engine> Queue<E> {
         }
     }
 
+    /// What is to become of files that no record refers to. After a salvage they may be all that is left of an action.
+    pub(super) fn orphans(&mut self, is_balanced: bool) -> Result<Orphans> {
+        let is_salvaged = std::mem::take(&mut self.run.is_salvaged);
+        if is_salvaged {
+            self.put_row(keys::RUN.to_vec(), &self.run.clone())?;
+        }
+        Ok(match is_balanced && !is_salvaged {
+            true => Orphans::Remove,
+            false => Orphans::SetAside,
+        })
+    }
+
     /// Removes the files of dead runs that no record refers to, or moves them aside. What a live run wrote may be on its
     /// way into a record. No run starts meanwhile: this is a part of the commit that starts one.
     pub(super) fn sweep(&mut self, bodies: &Bodies, orphans: Orphans) -> Result<()> {

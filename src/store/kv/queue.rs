@@ -38,6 +38,9 @@ pub(super) struct Run {
     /// The revision of the keyring; zero in a plain store.
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) keyring: u64,
+    /// It was built anew, and what lies beside it was not looked through since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_salvaged: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -81,6 +84,7 @@ pub(super) fn digest(id: ActionId, revision: u64) -> u64 {
 pub(super) struct Before {
     epoch: u64,
     direct: HashMap<Lane, HashSet<ActionId>>,
+    report: OpenReport,
 }
 
 #[derive(Debug)]
@@ -177,6 +181,7 @@ impl<E: Engine> Queue<E> {
         Before {
             epoch: self.epoch,
             direct: self.direct.clone(),
+            report: self.report.clone(),
         }
     }
 
@@ -186,6 +191,7 @@ impl<E: Engine> Queue<E> {
         self.garbage.clear();
         self.epoch = before.epoch;
         self.direct = before.direct;
+        self.report = before.report;
         self.is_stale = true;
         Ok(())
     }

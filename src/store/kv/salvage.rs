@@ -42,6 +42,8 @@ pub(super) struct Salvage<'a, E> {
     queue: &'a mut Queue<E>,
     /// What the store is known to have held.
     known: Mark,
+    /// The newest run that is known.
+    run: Run,
     staged: usize,
 }
 
@@ -112,9 +114,17 @@ impl<E: Engine> Sink for Salvage<'_, E> {
 
 impl<'a, E: Engine> Salvage<'a, E> {
     pub(super) fn new(queue: &'a mut Queue<E>, mark: Option<Mark>) -> Self {
+        let known = mark.unwrap_or_default();
+        let run = Run {
+            epoch: known.epoch,
+            is_paused: known.is_paused,
+            restoring: known.restoring.clone(),
+            ..Run::default()
+        };
         Self {
             queue,
-            known: mark.unwrap_or_default(),
+            known,
+            run,
             staged: 0,
         }
     }
@@ -134,10 +144,9 @@ impl<'a, E: Engine> Salvage<'a, E> {
 
     fn know_run(&mut self, row: &[u8]) {
         if let Ok(run) = parse::<Run>(row)
-            && run.epoch >= self.known.epoch
+            && run.epoch >= self.run.epoch
         {
-            self.known.epoch = run.epoch;
-            self.known.is_paused = run.is_paused;
+            self.run = run;
         }
     }
 
@@ -154,8 +163,8 @@ impl<'a, E: Engine> Salvage<'a, E> {
         tally.id_max = survey.id_max;
         self.queue.run = Run {
             epoch: survey.epoch,
-            is_paused: self.known.is_paused,
-            ..Run::default()
+            is_salvaged: true,
+            ..self.run.clone()
         };
         let run = self.queue.run.clone();
         self.queue.put_row(keys::RUN.to_vec(), &run)?;
@@ -189,7 +198,7 @@ impl<'a, E: Engine> Salvage<'a, E> {
         let mut survey = Survey {
             is_proved: false,
             seq_next: self.known.seq_next,
-            epoch: self.known.epoch,
+            epoch: self.run.epoch,
             id_max: None,
         };
         let floor = self.known.floor;

@@ -112,6 +112,7 @@ impl<E: Engine> Queue<E> {
             floor: self.floor,
             epoch: self.run.epoch,
             is_paused: self.run.is_paused,
+            restoring: self.run.restoring.clone(),
             live: self.tally.live,
             counts: self.tally.counts,
             ledger: self.tally.ledger,

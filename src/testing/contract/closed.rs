@@ -33,6 +33,8 @@ pub async fn a_closed_store_does_nothing(factory: &impl StoreFactory) {
     is_closed("body", store.body(id).await);
     is_closed("answer", store.answer(id).await);
     is_closed("page", store.page(Query::first(Part::Pending, 1)).await);
+    is_closed("note", store.note("n").await);
+    is_closed("set_note", store.set_note("n", None).await);
     is_closed("totals", store.totals().await);
     is_closed("lane", store.lane(record.lane.clone()).await);
     is_closed("get", store.get(Find::Id(ActionId::new())).await);

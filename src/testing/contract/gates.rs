@@ -6,7 +6,7 @@ use super::StoreFactory;
 use super::draft::origin;
 use super::rig::{Rig, leased_ids, rig};
 use crate::clock::Timestamp;
-use crate::decide::{Gate, GateKey, GateReason};
+use crate::decide::{Gate, GateKey, GateReason, Hold, HoldReason};
 
 fn gate<F: StoreFactory>(rig: &Rig<'_, F>, key: GateKey, until: Timestamp) -> Gate {
     Gate::new(key, GateReason::Unavailable, until, rig.now)
@@ -196,4 +196,30 @@ pub async fn gates_of_a_step_hold_its_own_leases(factory: &impl StoreFactory) {
     let leased = rig.advance(step).await.leased;
     assert_eq!(leased.len(), 1);
     assert_eq!(leased[0].record.origin, origin("o4"));
+}
+
+/// What holds starts apart is in the commit of the start: a crash right after it does not let the next one go at once.
+pub async fn a_lease_sets_the_gate_that_follows_it(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    let first = rig.queue(rig.draft("a").origin("x")).await;
+    let second = rig.queue(rig.draft("b").origin("x")).await;
+    let mut held = Gate::open(of_origin("x"), rig.now);
+    held.origin.hold = Some(Hold::new(rig.at(1_000), HoldReason::SlowStart));
+    let other = gate(&rig, of_origin("y"), rig.at(9_000));
+    let mut step = rig.leasing(1);
+    let lease = step.lease.as_mut().expect("a lease");
+    lease.gates_after = vec![held.clone(), other];
+    let advanced = rig.advance(step).await;
+    assert_eq!(leased_ids(&advanced.leased), [first.id]);
+    assert_eq!(advanced.next_due, Some(rig.at(1_000)));
+    let mut rig = rig.crash().await;
+    assert_eq!(
+        rig.opened.gates,
+        [held],
+        "nothing of the other origin was leased"
+    );
+    rig.leases_nothing().await;
+    rig.wait(1_000);
+    let leased = leased_ids(&rig.lease(2).await);
+    assert!(leased.contains(&second.id));
 }

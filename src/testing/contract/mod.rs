@@ -46,6 +46,7 @@ pub mod keys;
 pub mod lease;
 pub mod limits;
 mod look;
+pub mod notes;
 pub mod pages;
 pub mod restart;
 pub mod restoring;
@@ -252,6 +253,7 @@ macro_rules! __store_contract_rules {
                 gates_come_back_at_open
                 a_forced_origin_passes_its_closed_gate
                 a_forced_origin_forces_nothing_else
+                a_lease_sets_the_gate_that_follows_it
                 gates_of_a_step_hold_its_own_leases
             }
             keys {
@@ -290,6 +292,10 @@ macro_rules! __store_contract_rules {
                 a_batch_fills_the_queue_only_to_its_limit
                 a_known_key_is_known_in_a_full_queue
                 counted_bytes_follow_every_way_out
+            }
+            notes {
+                a_note_is_kept_under_its_name
+                a_note_over_its_limit_is_refused
             }
             pages {
                 pending_actions_are_paged_lane_by_lane

@@ -43,6 +43,7 @@ pub(super) struct Caller {
 pub(super) async fn open(rest: &Rest, url: &str, weather: &Weather, seed: u64) -> SyncVault {
     for _ in 0..500 {
         let mut policy = RetryPolicy::default();
+        policy.origin = crate::story::short_origin();
         let short = Backoff::exponential(Duration::from_millis(1), Duration::from_millis(10));
         (policy.backoff, policy.origin_backoff) = (short, short);
         policy.retry_after_max = Duration::from_millis(100);

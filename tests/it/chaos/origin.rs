@@ -26,6 +26,7 @@ async fn delivered(ticket: &Ticket) {
 /// Origins wait for so long, exactly.
 fn patient(builder: SyncVaultBuilder, wait: Duration) -> SyncVaultBuilder {
     let mut policy = RetryPolicy::default();
+    policy.origin = crate::story::short_origin();
     policy.backoff = Backoff::fixed(Duration::from_millis(2));
     policy.origin_backoff = Backoff::fixed(wait);
     builder.retry_policy(policy)

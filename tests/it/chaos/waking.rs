@@ -18,6 +18,7 @@ async fn what_is_queued_behind_a_closed_gate_goes_when_it_opens() {
     let server = ChaosServer::start().await;
     server.next_on("/read", Behaviour::status(503));
     let mut policy = RetryPolicy::default();
+    policy.origin = crate::story::short_origin();
     policy.origin_backoff = Backoff::fixed(Duration::from_millis(300));
     let vault = builder(&server)
         .retry_policy(policy)
@@ -222,6 +223,7 @@ async fn without_a_server_only_the_timer_wakes_the_worker() {
     server.down().await;
     let wait = Duration::from_millis(50);
     let mut policy = RetryPolicy::default();
+    policy.origin = crate::story::short_origin();
     policy.origin_backoff = Backoff::fixed(wait);
     let (store, transport) = (WatchedStore::new(), CountedTransport::new());
     let vault = bare_builder(&server)

@@ -134,6 +134,7 @@ async fn run(job: Job) {
 
 async fn open(job: &Job) -> SyncVault {
     let mut policy = RetryPolicy::default();
+    policy.origin = crate::story::short_origin();
     policy.backoff = Backoff::fixed(Duration::from_millis(3));
     policy.origin_backoff = Backoff::fixed(Duration::from_millis(10));
     policy.max_retries = 10_000;

@@ -1,7 +1,10 @@
 //! A vault to be damaged: actions of every state in several lanes, and what is known of each.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use syncvault::action::{Lane, Origin, Record, WireState};
@@ -9,20 +12,22 @@ use syncvault::clock::Timestamp;
 use syncvault::decide::{Counted, DeadLane, Settlement};
 #[cfg(feature = "fjall")]
 use syncvault::store::FjallStore;
-#[cfg(feature = "sled")]
-use syncvault::store::SledStore;
 #[cfg(feature = "sqlite")]
 use syncvault::store::SqliteStore;
+#[cfg(feature = "encrypt")]
+use syncvault::store::crypt::{Key, Sealed};
 use syncvault::store::{Advance, Append, Appended, Lease, Leased, Retention, Settle, Store};
+#[cfg(feature = "sled")]
+use syncvault::store::{SledOptions, SledStore};
 use syncvault::{ActionId, DeadReason};
 
 use crate::crash::dice::Dice;
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
-/// The store under test.
+/// The engine of the store under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Engine {
     #[cfg(feature = "fjall")]
     Fjall,
     #[cfg(feature = "sled")]
@@ -31,16 +36,40 @@ pub(super) enum Kind {
     Sqlite,
 }
 
+/// The store under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    pub(super) engine: Engine,
+    pub(super) is_sealed: bool,
+}
+
+/// A store, and what is below it: the same when it is plain.
+pub(super) struct Open {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) below: Arc<dyn Store>,
+}
+
 impl Kind {
-    pub(super) fn open(self, dir: &Path) -> syncvault::Result<Box<dyn Store>> {
-        Ok(match self {
+    pub(super) fn open(self, dir: &Path) -> syncvault::Result<Open> {
+        let below: Arc<dyn Store> = match self.engine {
             #[cfg(feature = "fjall")]
-            Self::Fjall => Box::new(FjallStore::open(dir)?),
+            Engine::Fjall => Arc::new(FjallStore::open(dir)?),
             #[cfg(feature = "sled")]
-            Self::Sled => Box::new(SledStore::open(dir)?),
+            Engine::Sled => {
+                // So short that some of it is in sled and some is not.
+                let mut options = SledOptions::default();
+                options.journal_bytes = 256 * 1024;
+                Arc::new(SledStore::open_with(dir, options)?)
+            }
             #[cfg(feature = "sqlite")]
-            Self::Sqlite => Box::new(SqliteStore::open(dir)?),
-        })
+            Engine::Sqlite => Arc::new(SqliteStore::open(dir)?),
+        };
+        let store = match self.is_sealed {
+            #[cfg(feature = "encrypt")]
+            true => Arc::new(Sealed::new(below.clone(), Key::new([7; 32]))),
+            _ => below.clone(),
+        };
+        Ok(Open { store, below })
     }
 }
 
@@ -48,13 +77,18 @@ impl Kind {
 #[derive(Clone, Debug)]
 pub(super) struct Original {
     pub(super) record: Record,
+    /// The record as it is on disk.
+    pub(super) frame: Vec<u8>,
     pub(super) body: Bytes,
 }
 
 pub(super) type Originals = BTreeMap<ActionId, Original>;
 
 const LANES: u64 = 5;
-const SIZES: [usize; 8] = [0, 1, 100, 900, 4000, 8192, 20_000, 65_536];
+/// Mostly those that lie in the engine: that is what is to be hit.
+const SIZES: [usize; 16] = [
+    0, 0, 1, 100, 100, 900, 900, 900, 2000, 2000, 4000, 4000, 8192, 8192, 20_000, 65_536,
+];
 
 /// How the vault was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +112,7 @@ pub(super) async fn fill(
         Ending::CutOff => 1,
     };
     for run in 1..=runs {
-        let store = kind.open(work).expect("open");
+        let Open { store, below } = kind.open(work).expect("open");
         store.open(NOW).await.expect("open");
         for number in 0..120 / runs {
             add(&*store, &mut originals, dice, number).await;
@@ -88,7 +122,9 @@ pub(super) async fn fill(
         }
         for (id, original) in &mut originals {
             let find = syncvault::store::Find::Id(*id);
-            original.record = store.get(find).await.expect("get").expect("there");
+            original.record = store.get(find.clone()).await.expect("get").expect("there");
+            let stored = below.get(find).await.expect("get").expect("there");
+            original.frame = stored.encode().expect("encode");
         }
         if run == runs && ending == Ending::CutOff {
             marked(&*store, work).await;
@@ -135,7 +171,13 @@ async fn add(store: &dyn Store, originals: &mut Originals, dice: &mut Dice, numb
     let Appended::Queued { record, .. } = added else {
         panic!("not queued: {added:?}")
     };
-    originals.insert(id, Original { record, body });
+    let frame = Vec::new();
+    let original = Original {
+        record,
+        frame,
+        body,
+    };
+    originals.insert(id, original);
 }
 
 /// Leases what is ready; most of it gets an end, some stays in flight.
@@ -201,14 +243,39 @@ pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Most of some files is room that was made ahead: it is made again, and not copied.
 pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("create");
     for entry in std::fs::read_dir(from).expect("list") {
         let path = entry.expect("entry").path();
         let target = to.join(path.file_name().expect("name"));
-        match path.is_dir() {
-            true => copy(&path, &target),
-            false => drop(std::fs::copy(&path, &target).expect("copy")),
+        if path.is_dir() {
+            copy(&path, &target);
+            continue;
+        }
+        let length = std::fs::metadata(&path).expect("metadata").len();
+        let mut copied = File::create(&target).expect("create");
+        copied.write_all(&held(&path)).expect("write");
+        copied.set_len(length).expect("length");
+    }
+}
+
+/// What a file holds, without the zeros at its end.
+pub(super) fn held(path: &Path) -> Vec<u8> {
+    const BLOCK: usize = 64 * 1024;
+    let (mut block, zeros) = (vec![0; BLOCK], vec![0; BLOCK]);
+    let (mut bytes, mut unused) = (Vec::new(), 0);
+    let mut file = File::open(path).expect("open");
+    loop {
+        let length = file.read(&mut block).expect("read");
+        if length == 0 {
+            return bytes;
+        }
+        unused += length;
+        if block[..length] != zeros[..length] {
+            bytes.resize(bytes.len() + unused - length, 0);
+            bytes.extend_from_slice(&block[..length]);
+            unused = 0;
         }
     }
 }

@@ -407,6 +407,7 @@ async fn on_request_nothing_goes_until_asked_and_two_passes_send_nothing_twice()
 async fn a_pass_says_why_it_stopped() {
     let server = ChaosServer::start().await;
     let mut policy = syncvault::RetryPolicy::default();
+    policy.origin = crate::story::short_origin();
     policy.backoff = syncvault::Backoff::fixed(Duration::from_secs(3600));
     let vault = builder(&server)
         .retry_policy(policy)

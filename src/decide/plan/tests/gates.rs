@@ -192,3 +192,44 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn failures_in_a_row_open_the_circuit_of_the_whole_origin() {
+    let mut story = story();
+    story.policy.origin.circuit_breaker = Some(3);
+    let gates = [500, 500, 500].map(|status| {
+        let plan = story.answered(status);
+        story.origin = plan.origin;
+        plan.gate
+    });
+    let [None, None, Some(gate)] = gates else {
+        panic!("the third closes it: {gates:?}");
+    };
+    assert_eq!((gate.reason, gate.failures), (GateReason::Failing, 1));
+    assert_eq!(wait_of(&gate), CAP);
+    story.gate = Some(Gate {
+        closed_until: NOW,
+        ..gate
+    });
+    let reset = story.answered(200).gate.expect("its probe went well");
+    assert_eq!((reset.failures, wait_of(&reset)), (0, Duration::ZERO));
+}
+
+#[test]
+fn a_retry_over_the_budget_waits_for_it() {
+    let mut story = story();
+    story.policy.origin.circuit_breaker = None;
+    story.record.attempts = 2;
+    let dues: Vec<_> = (0..11)
+        .map(|_| {
+            let plan = story.answered(500);
+            story.origin = plan.origin;
+            plan.settlement
+        })
+        .collect();
+    assert_eq!(dues[9], retry(BASE, Counted::Yes));
+    let Settlement::Retry { due, .. } = dues[10] else {
+        panic!("it is retried: {:?}", dues[10]);
+    };
+    assert_eq!(due, NOW.after(Duration::from_secs(60)));
+}

@@ -8,6 +8,7 @@ fn a_delivery_settles_without_a_trace() {
     let want = Plan {
         settlement: Settlement::Delivered { status: 204 },
         wire: WireState::Answered,
+        origin: plan.origin.clone(),
         gate: None,
         status: Some(204),
         error: None,

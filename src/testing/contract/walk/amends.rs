@@ -128,7 +128,7 @@ impl<F: StoreFactory> Walk<'_, F> {
         let heads: Vec<_> = heads.into_iter().map(|(kept, _)| kept.record.id).collect();
         self.rig.amend(Amend::Hasten { until }).await;
         for gate in &mut self.model.gates {
-            gate.closed_until = gate.closed_until.min(until);
+            gate.hasten(until);
         }
         for record in self.of(Kept::is_queued) {
             let due = record.due().expect("queued");

@@ -141,11 +141,7 @@ impl Model {
             GateKey::Origin(origin) => *origin == record.origin && !lease.forced.contains(origin),
             GateKey::Principal(principal) => *principal == record.principal,
         };
-        let closed = self
-            .gates
-            .iter()
-            .filter(holds)
-            .map(|gate| gate.closed_until);
+        let closed = self.gates.iter().filter(holds).map(Gate::opens_at);
         closed.max().unwrap_or_default()
     }
 

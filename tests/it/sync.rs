@@ -1,0 +1,11 @@
+//! The orchestrator: order, checkpoints, retries, cancelling, triggers. Time is paused, so waits cost nothing.
+
+mod checkpoints;
+mod control;
+#[cfg(feature = "sqlite")]
+mod killed;
+mod order;
+mod pages;
+mod site;
+mod triggers;
+mod weaknesses;
