@@ -13,6 +13,9 @@ impl SyncVaultBuilder {
     /// Start with a new directory: a vault that has held something in clear is refused. To use another key, give the old
     /// one beside it, once; [`reencrypt`](crate::SyncVault::reencrypt) then seals anew what the old one could open.
     ///
+    /// When several processes share the store, the others get [`ErrorKind::WrongKey`](crate::ErrorKind::WrongKey) from then on until
+    /// their provider, which is asked again, gives the new key.
+    ///
     /// ```
     /// # async fn from_key_chain() -> std::io::Result<[u8; 32]> { Ok([0; 32]) }
     /// use syncvault::SyncVault;

@@ -8,7 +8,7 @@ use rusqlite::Transaction;
 use super::{Dispatch, Draft, conflict, full};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Payload;
-use crate::store::{Appended, SqliteStore};
+use crate::store::{Append, Appended, SqliteStore, Store};
 use crate::ticket::Ticket;
 
 impl Dispatch {
@@ -22,16 +22,11 @@ impl Dispatch {
         let parts = &self.desk.parts;
         parts.check_open()?;
         draft.drop_credentials(parts)?;
-        let store: &dyn Any = &*parts.store;
-        let Some(store) = store.downcast_ref::<SqliteStore>() else {
-            let text = "only a vault whose store is a `SqliteStore` can queue in a transaction: build it with `store(..)`";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        };
         let now = parts.now();
         let body = payload.keep_bytes(parts)?;
         let record = draft.record(&body, now)?;
         let append = self.desk.to_append(record, body.hand_over(), now)?;
-        match store.append_in(transaction, append)? {
+        match append_in(&*parts.store, transaction, append)? {
             Appended::Queued { record, .. } | Appended::Known { record } => {
                 Ok(Ticket::of(parts.clone(), &record))
             }
@@ -43,4 +38,17 @@ impl Dispatch {
             )),
         }
     }
+}
+
+fn append_in(store: &dyn Store, transaction: &Transaction<'_>, append: Append) -> Result<Appended> {
+    let store: &dyn Any = store;
+    #[cfg(feature = "encrypt")]
+    if let Some(sealed) = store.downcast_ref::<crate::store::crypt::Sealed>() {
+        return sealed.append_in(transaction, append);
+    }
+    let Some(store) = store.downcast_ref::<SqliteStore>() else {
+        let text = "only a vault whose store is a `SqliteStore` can queue in a transaction: build it with `store(..)`";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    };
+    store.append_in(transaction, append)
 }

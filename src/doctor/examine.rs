@@ -16,7 +16,7 @@ use crate::store::{
 /// are counted anew; each index is compared with the records, both ways; files that belong to nobody are named. It runs
 /// off the async runtime, in memory that does not grow with the vault.
 ///
-/// The vault must be closed: its lock is held meanwhile. sled writes when it opens, and so does SQLite when a crash left a
+/// The vault must be closed: its lock is held meanwhile. sled and fjall write when they open, and so does SQLite when a crash left a
 /// log: these are copied to a private directory beside the vault first, which is removed again. Bodies are not copied.
 ///
 /// What a sealed vault holds is checked as far as it is readable: checksums, lengths, indexes and counts, not whether a
@@ -64,13 +64,17 @@ pub async fn examine(
 }
 
 #[cfg_attr(
-    not(any(feature = "sled", feature = "sqlite")),
+    not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
     expect(unused_variables, reason = "this build has no engine to look into")
 )]
 fn engine(path: &Path, out: &mut Examiner) -> Result<()> {
     #[cfg(feature = "sled")]
     if path.join("sled").is_dir() {
         return crate::store::examine_sled(path, out);
+    }
+    #[cfg(feature = "fjall")]
+    if path.join("fjall").is_dir() {
+        return crate::store::examine_fjall(path, out);
     }
     #[cfg(feature = "sqlite")]
     if path.join("vault.db").is_file() {

@@ -62,7 +62,7 @@ pub async fn export(
         .write(&Line::Header(Header {
             format: EXPORT_FORMAT,
             written: now,
-            keyring: keyring.map(|keyring| encode(&keyring)),
+            keyring: keyring.map(|keyring| encode(&keyring.bytes)),
         }))
         .await?;
     let mut contents = Contents::default();

@@ -71,10 +71,13 @@ fn refuse_used(opened: &Opened) -> Result<()> {
 }
 
 async fn keep_keyring(store: &dyn Store, keyring: Bytes) -> Result<()> {
-    match store.keyring().await? {
-        None => store.set_keyring(keyring).await,
-        Some(kept) if kept == keyring => Ok(()),
-        Some(_) => Err(Error::new(
+    let kept = match store.keyring().await? {
+        None if store.set_keyring(None, keyring.clone()).await?.is_some() => return Ok(()),
+        kept => kept,
+    };
+    match kept {
+        Some(kept) if kept.bytes == keyring => Ok(()),
+        _ => Err(Error::new(
             ErrorKind::WrongState,
             "the store has a keyring of its own; import into a new directory",
         )),

@@ -18,6 +18,9 @@ pub struct Append {
     pub direct: Direct,
     /// What the queue may hold.
     pub limits: Limits,
+    /// The [revision](super::KeptKeyring::revision) of the keyring that record and body are sealed under; nothing = in clear. A
+    /// store that keeps another one, or one at all, refuses the whole batch.
+    pub keyring: Option<u64>,
     /// How long the key of a delivered action is remembered. Keys of pending and dead actions are remembered as long as
     /// they are there; those of cancelled, expired, superseded and returned ones are free at once.
     pub key_retention: Duration,
@@ -36,6 +39,7 @@ impl Append {
             body: body.into(),
             direct: Direct::No,
             limits,
+            keyring: None,
             key_retention,
             now,
         }

@@ -366,7 +366,7 @@ fn measure(path: &Path) -> io::Result<Measured> {
 }
 
 /// Reads a file through, and checks its length and its checksum.
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) fn check_file(dir: &Path, file: &BodyFile) -> Result<()> {
     let path = dir.join(&file.path);
     let measured = match measure(&path) {
@@ -381,11 +381,11 @@ pub(super) fn check_file(dir: &Path, file: &BodyFile) -> Result<()> {
 }
 
 /// Whose file it is, and which of its values is in it.
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) type Owner = (ActionId, FileKind);
 
 /// Every name in a directory of bodies, with the action that owns it, if it is one of ours.
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) fn files_in(dir: &Path) -> Result<Vec<(String, Option<Owner>)>> {
     let entries = fs::read_dir(dir).map_err(|e| failed("list", dir, e))?;
     let names = entries.map(|entry| {

@@ -86,6 +86,14 @@ pub enum Amend {
         /// At most so many actions are looked at in this call.
         limit: usize,
     },
+    /// A change by somebody who knows the keyring of this revision: values in it are sealed under it. Refused when another one
+    /// is kept.
+    Under {
+        /// The [revision](super::KeptKeyring::revision) of the keyring.
+        keyring: u64,
+        /// The change.
+        change: Box<Amend>,
+    },
     /// Let nothing wait longer than `until`, unless the app itself set its time: the clock went back. Pulls in the due
     /// times of tried heads, of untried ones made "in the future", and the gates.
     Hasten {

@@ -59,7 +59,7 @@ impl VaultDir {
     }
 
     /// Locks a vault that is there, to look at it: nothing is made and nothing is written.
-    #[cfg(any(feature = "sled", feature = "sqlite"))]
+    #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
     pub(crate) fn look(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|e| failed("find", path, e))?;
         let path: PathBuf = path.components().collect();
@@ -80,7 +80,7 @@ impl VaultDir {
     }
 
     /// A directory beside it for us alone, which goes with its value.
-    #[cfg(any(feature = "sled", feature = "sqlite"))]
+    #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
     pub(super) fn scratch(&self) -> Result<Scratch> {
         let mut name = self.path.clone().into_os_string();
         name.push(format!(".examined-{:016x}", rand::random::<u64>()));
@@ -161,30 +161,34 @@ impl VaultDir {
 }
 
 /// A private copy of what cannot be looked at without writing. Dropping it removes it.
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 #[derive(Debug)]
 pub(super) struct Scratch {
     path: PathBuf,
 }
 
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 impl Scratch {
-    /// Copies the plain files of a directory, in the way that is cheapest for the file system. Its path here.
+    /// Copies a file, or a directory with all plain files below, in the way that is cheapest for the file system. Its path here.
     pub(super) fn copy(&self, from: &Path) -> Result<PathBuf> {
-        let name = from.file_name().unwrap_or_default();
-        let to = self.path.join(name);
-        let found = fs::symlink_metadata(from).map_err(|e| failed("look at", from, e))?;
-        if found.is_dir() {
-            let mut builder = fs::DirBuilder::new();
-            private_dir(&mut builder);
-            builder.create(&to).map_err(|e| failed("create", &to, e))?;
-            for path in paths_in(from)? {
-                Scratch::copy_file(&path, &to.join(path.file_name().unwrap_or_default()))?;
-            }
-        } else {
-            Scratch::copy_file(from, &to)?;
-        }
+        let to = self.path.join(from.file_name().unwrap_or_default());
+        Self::copy_below(from, &to)?;
         Ok(to)
+    }
+
+    fn copy_below(from: &Path, to: &Path) -> Result<()> {
+        let found = fs::symlink_metadata(from).map_err(|e| failed("look at", from, e))?;
+        if !found.is_dir() {
+            return Self::copy_file(from, to);
+        }
+        let mut builder = fs::DirBuilder::new();
+        private_dir(&mut builder);
+        builder.create(to).map_err(|e| failed("create", to, e))?;
+        let mut paths = paths_in(from)?.into_iter();
+        paths.try_for_each(|path| {
+            let name = path.file_name().unwrap_or_default();
+            Self::copy_below(&path, &to.join(name))
+        })
     }
 
     fn copy_file(from: &Path, to: &Path) -> Result<()> {
@@ -197,7 +201,7 @@ impl Scratch {
     }
 }
 
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {

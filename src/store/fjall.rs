@@ -2,6 +2,7 @@
 //! own thread does behind that (flushing, merging) stops the store when it fails. See `docs/format.md`.
 
 mod engine;
+mod examine;
 mod failure;
 mod journals;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use self::engine::FjallEngine;
+pub(crate) use self::examine::examine_fjall;
 use super::carve::frames_below;
 use super::dir::{MARK, VaultDir};
 use super::kv::{KvStore, Sink, Site};

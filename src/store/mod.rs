@@ -29,6 +29,7 @@ mod examination;
 mod fjall;
 #[cfg(feature = "sled")]
 mod journal;
+mod kept_keyring;
 pub mod kv;
 #[cfg_attr(
     not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
@@ -51,7 +52,10 @@ pub use change::{Amend, Amended};
 pub(crate) use examination::Examiner;
 pub use examination::{Examination, Finding, Problem, Progress, Severity};
 #[cfg(feature = "fjall")]
+pub(crate) use fjall::examine_fjall;
+#[cfg(feature = "fjall")]
 pub use fjall::{FjallOptions, FjallStore};
+pub use kept_keyring::KeptKeyring;
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reading::{Cursor, Find, Page, Part, Query};
 pub use report::{OpenReport, StoreRegressed};
@@ -102,6 +106,9 @@ pub type Changed<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 ///    never drops them.
 /// 7. **Fair.** Among ready lanes of one priority, the one that waits longest goes first; a lane that was served waits
 ///    its turn. Up to a millisecond, the order among lanes is the store's own.
+/// 8. **Sealed under the keyring that is kept.** Values that were sealed under another revision of it are refused with
+///    [`ErrorKind::WrongKey`](crate::ErrorKind::WrongKey), in the same commit that would have taken them; nothing has
+///    changed then, and snapshots stay. So no key goes while somebody still seals with it.
 ///
 /// The order of calls is: `open`, then the other verbs, then `close`. A second `open` on a live store starts a new run.
 ///
@@ -175,11 +182,14 @@ pub trait Store: Any + fmt::Debug + Send + Sync {
     fn lane(&self, lane: Lane) -> StoreFuture<'_, LaneTotals>;
 
     /// The keyring of a sealed vault, as it was given; nothing for a plain one. Works before `open` too.
-    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>>;
+    fn keyring(&self) -> StoreFuture<'_, Option<KeptKeyring>>;
 
-    /// Keeps a keyring in place of the one before. What was before is overwritten as far as the medium lets us: that is how
-    /// keys are destroyed. Works before `open` too.
-    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()>;
+    /// Keeps a keyring in place of the one with the revision `before`, nothing = in place of none. Its revision; nothing when
+    /// another one is there, set by another process say: then nothing has changed. What was before is overwritten as far as
+    /// the medium lets us: that is how keys are destroyed. Works before `open` too.
+    ///
+    /// From then on, what was sealed under another revision is refused: see [`Append::keyring`].
+    fn set_keyring(&self, before: Option<u64>, keyring: Bytes) -> StoreFuture<'_, Option<u64>>;
 
     /// A note that was kept under this name; nothing when there is none. Notes are small values of what is built on the
     /// vault: how far a sync is, say. They are no actions: neither counted nor in the ledger.
@@ -351,12 +361,16 @@ macro_rules! delegate_store {
                 self.store.lane(lane)
             }
 
-            fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+            fn keyring(&self) -> StoreFuture<'_, Option<crate::store::KeptKeyring>> {
                 self.store.keyring()
             }
 
-            fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
-                self.store.set_keyring(keyring)
+            fn set_keyring(
+                &self,
+                before: Option<u64>,
+                keyring: Bytes,
+            ) -> StoreFuture<'_, Option<u64>> {
+                self.store.set_keyring(before, keyring)
             }
 
             fn note(&self, name: &str) -> StoreFuture<'_, Option<Bytes>> {

@@ -22,10 +22,14 @@ use self::connect::{Tuning, busy, in_savepoint, says};
 pub(crate) use self::examine::examine_sqlite;
 use self::file::{Mark, SidePlace};
 use self::peers::Locks;
+#[cfg(feature = "encrypt")]
+use super::KeptKeyring;
 use super::ballast::Ballast;
 use super::bodies::Bodies;
 use super::dir::{QUARANTINE, VaultDir, refuse_links};
 use super::kv::{Batch, Engine, KvStore, Peers, Sink, Site, append_within};
+#[cfg(feature = "encrypt")]
+use super::kv::{get_within, keyring_within, set_keyring_within};
 use super::{
     Advance, Advanced, Amend, Amended, Append, Appended, Chunks, Find, LaneTotals, Opened, Page,
     Query, Snapshot, Source, Store, StoreFuture, Totals,
@@ -238,6 +242,36 @@ impl SqliteStore {
     pub fn append_in(&self, transaction: &Transaction<'_>, append: Append) -> Result<Appended> {
         self.check_database(transaction)?;
         append_within(Guest(transaction), append)
+    }
+
+    /// The keyring, as the app's transaction sees it.
+    #[cfg(feature = "encrypt")]
+    pub(super) fn keyring_in(&self, transaction: &Transaction<'_>) -> Result<Option<KeptKeyring>> {
+        self.check_database(transaction)?;
+        keyring_within(Guest(transaction))
+    }
+
+    /// Changes the keyring in a transaction of the app.
+    #[cfg(feature = "encrypt")]
+    pub(super) fn set_keyring_in(
+        &self,
+        transaction: &Transaction<'_>,
+        before: u64,
+        keyring: Bytes,
+    ) -> Result<Option<u64>> {
+        self.check_database(transaction)?;
+        set_keyring_within(Guest(transaction), before, keyring)
+    }
+
+    /// One action, as the app's transaction sees it.
+    #[cfg(feature = "encrypt")]
+    pub(super) fn get_in(
+        &self,
+        transaction: &Transaction<'_>,
+        find: Find,
+    ) -> Result<Option<Record>> {
+        self.check_database(transaction)?;
+        get_within(Guest(transaction), &find)
     }
 
     fn check_database(&self, connection: &Connection) -> Result<()> {

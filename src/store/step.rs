@@ -24,6 +24,9 @@ pub struct Advance {
     pub retention: Retention,
     /// Does anybody wait for it?
     pub urgency: Urgency,
+    /// The [revision](super::KeptKeyring::revision) of the keyring that answers, words and gates are sealed under; nothing =
+    /// nothing of it is sealed. A store that keeps another one refuses the step.
+    pub keyring: Option<u64>,
     /// The vault's clock.
     pub now: Timestamp,
 }
@@ -49,6 +52,7 @@ impl Advance {
             lease: None,
             retention,
             urgency: Urgency::Now,
+            keyring: None,
             now,
         }
     }

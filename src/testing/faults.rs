@@ -10,8 +10,8 @@ use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Find, LaneTotals, Opened,
-    Page, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Find, KeptKeyring,
+    LaneTotals, Opened, Page, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals,
 };
 
 /// A verb of a [`Store`].
@@ -262,12 +262,14 @@ impl Store for FaultyStore {
         self.call(Verb::Chunks, move |store| store.chunks(file))
     }
 
-    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+    fn keyring(&self) -> StoreFuture<'_, Option<KeptKeyring>> {
         self.call(Verb::Keyring, |store| store.keyring())
     }
 
-    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
-        self.call(Verb::SetKeyring, move |store| store.set_keyring(keyring))
+    fn set_keyring(&self, before: Option<u64>, keyring: Bytes) -> StoreFuture<'_, Option<u64>> {
+        self.call(Verb::SetKeyring, move |store| {
+            store.set_keyring(before, keyring)
+        })
     }
 
     fn note(&self, name: &str) -> StoreFuture<'_, Option<Bytes>> {

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use syncvault::store::{MemoryStore, SledStore, SqliteStore, Store};
+use syncvault::store::{FjallStore, MemoryStore, SledStore, SqliteStore, Store};
 
 use crate::filled::{NOW, fill};
 
@@ -18,16 +18,18 @@ pub(crate) enum Kind {
     Memory,
     Sled,
     Sqlite,
+    Fjall,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Memory, Self::Sled, Self::Sqlite];
+    const ALL: [Self; 4] = [Self::Memory, Self::Sled, Self::Sqlite, Self::Fjall];
 
     pub(crate) fn open(self, dir: &Path) -> Arc<dyn Store> {
         match self {
             Self::Memory => Arc::new(MemoryStore::new()),
             Self::Sled => Arc::new(SledStore::open(dir).expect("open")),
             Self::Sqlite => Arc::new(SqliteStore::open(dir).expect("open")),
+            Self::Fjall => Arc::new(FjallStore::open(dir).expect("open")),
         }
     }
 }

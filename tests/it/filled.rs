@@ -97,7 +97,7 @@ fn answer(status: u16, bytes: usize) -> Answer {
 /// A body that is a file where the store keeps files.
 async fn snapshot(store: &dyn Store, number: u8, bytes: usize) -> Body {
     let content = Cursor::new(pattern(number, bytes));
-    let source = Source::reader(content, 1024 * 1024);
+    let source = Source::reader(content, 16 * 1024 * 1024);
     let snapshot = store.snapshot(id(number), source).await.expect("snapshot");
     let body = snapshot.body().clone();
     snapshot.hand_over();

@@ -23,7 +23,11 @@ use crate::filled::{NOW, fill, see};
 /// The key of the sealed ones. It protects nothing.
 const KEY: [u8; 32] = *b"the key of the golden vaults, 32";
 
-const STORES: [(&str, Kind); 2] = [("sled", Kind::Sled), ("sqlite", Kind::Sqlite)];
+const STORES: [(&str, Kind); 3] = [
+    ("sled", Kind::Sled),
+    ("sqlite", Kind::Sqlite),
+    ("fjall", Kind::Fjall),
+];
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -143,7 +147,7 @@ fn all() -> Vec<(PathBuf, Kind, bool)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn golden_vaults_open_with_all_that_is_in_them() {
     let all = all();
-    assert!(all.len() >= 4, "four of each version: {all:?}");
+    assert!(all.len() >= 6, "six of each version: {all:?}");
     for (packed, kind, is_sealed) in all {
         let temp = tempfile::tempdir().expect("tempdir");
         let path = temp.path().join("vault");

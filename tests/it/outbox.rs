@@ -9,7 +9,7 @@ use std::time::Duration;
 use syncvault::connectivity::AlwaysReachable;
 use syncvault::rusqlite::{Connection, Transaction, TransactionBehavior};
 use syncvault::store::{MemoryStore, SqliteOptions, SqliteStore};
-use syncvault::{Draining, Error, ErrorKind, RequestBuilder, SyncVault, Ticket};
+use syncvault::{Draining, Error, ErrorKind, RequestBuilder, SyncVault, SyncVaultBuilder, Ticket};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -38,24 +38,62 @@ fn database(path: &Path) -> Connection {
     database
 }
 
-async fn vault(url: &str, database: &Path, draining: Draining, poll: Duration) -> SyncVault {
+/// How an app has its vault.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    draining: Draining,
+    poll: Duration,
+    is_sealed: bool,
+}
+
+impl Way {
+    fn new(draining: Draining, poll: Duration) -> Self {
+        Self {
+            draining,
+            poll,
+            is_sealed: false,
+        }
+    }
+
+    /// It drains only when told to, and never polls in a test's time.
+    fn on_request() -> Self {
+        Self::new(Draining::OnRequest, Duration::from_secs(3600))
+    }
+
+    fn sealed(mut self) -> Self {
+        self.is_sealed = true;
+        self
+    }
+
+    fn builder(self, url: &str) -> SyncVaultBuilder {
+        let builder = SyncVault::builder(url).all_principals();
+        #[cfg(feature = "encrypt")]
+        if self.is_sealed {
+            return builder.encryption(syncvault::store::crypt::Key::new([7; 32]));
+        }
+        builder
+    }
+}
+
+async fn vault(url: &str, database: &Path, way: Way) -> SyncVault {
     let mut options = SqliteOptions::default();
-    options.poll = poll;
-    let built = SyncVault::builder(url)
+    options.poll = way.poll;
+    let built = way
+        .builder(url)
         .store(SqliteStore::outbox_with(database, options).expect("the store"))
         .connectivity(AlwaysReachable::new())
-        .draining(draining)
+        .draining(way.draining)
         .pending_max(5)
         .build();
     built.await.expect("a vault")
 }
 
 impl App {
-    async fn new(draining: Draining, poll: Duration) -> Self {
+    async fn new(way: Way) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("app.db");
         let (server, database) = (ChaosServer::start().await, database(&path));
-        let vault = vault(&server.url(), &path, draining, poll).await;
+        let vault = vault(&server.url(), &path, way).await;
         Self {
             dir,
             server,
@@ -64,9 +102,8 @@ impl App {
         }
     }
 
-    /// Drains only when told to, and never polls in a test's time.
     async fn on_request() -> Self {
-        Self::new(Draining::OnRequest, Duration::from_secs(3600)).await
+        Self::new(Way::on_request()).await
     }
 
     fn begin(&mut self) -> Transaction<'_> {
@@ -146,7 +183,7 @@ async fn a_commit_queues_and_a_rollback_leaves_nothing() {
 
 #[tokio::test]
 async fn a_worker_that_is_told_sends_at_once() {
-    let mut app = App::new(Draining::Background, Duration::from_secs(3600)).await;
+    let mut app = App::new(Way::new(Draining::Background, Duration::from_secs(3600))).await;
     let ticket = app.save("/1");
     app.vault.notify_committed();
     ticket.wait().await.expect("delivered");
@@ -155,7 +192,7 @@ async fn a_worker_that_is_told_sends_at_once() {
 
 #[tokio::test]
 async fn a_worker_that_is_not_told_finds_it_by_itself() {
-    let mut app = App::new(Draining::Background, Duration::from_millis(20)).await;
+    let mut app = App::new(Way::new(Draining::Background, Duration::from_millis(20))).await;
     app.save("/1");
     app.server.wait_effects(1).await;
     // Idle again, and then once more.
@@ -247,17 +284,22 @@ async fn saves_rows_when_told_to() {
     let Ok(job) = std::env::var(CHILD) else {
         return;
     };
-    let (url, path) = job.split_once(' ').expect("a job");
-    let path = Path::new(path);
+    let mut job = job.splitn(3, ' ');
+    let mut next = || job.next().expect("a job");
+    let (url, is_sealed, path) = (next(), next() == "true", Path::new(next()));
+    let mut way = Way::new(Draining::Background, Duration::from_millis(10));
+    way.is_sealed = is_sealed;
     let mut database = database(path);
-    let vault = vault(url, path, Draining::Background, Duration::from_millis(10)).await;
+    let vault = vault(url, path, way).await;
     writeln!(std::io::stdout(), "\nopen").expect("the parent listens");
     for n in 0.. {
         while vault.status().counts().pending >= 4 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let name = format!("/{}/{n}", std::process::id());
-        let request = vault.post(&name).body(vec![1; n % 20_000]);
+        // A sealed vault gets a new key in the transaction now and then.
+        let user = format!("user {}", n / 7);
+        let request = vault.post(&name).principal(user).body(vec![1; n % 20_000]);
         let transaction = begin(&mut database);
         match save_in(&transaction, &name, request) {
             Ok(_) if n % 5 == 4 => transaction.rollback().expect("rolled back"),
@@ -272,6 +314,16 @@ async fn saves_rows_when_told_to() {
 /// the rows are what the server did, neither more nor less.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_leaves_a_row_and_its_request_together() {
+    kill_9(Way::new(Draining::Background, Duration::from_millis(10))).await;
+}
+
+#[cfg(feature = "encrypt")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_leaves_a_row_and_its_sealed_request_together() {
+    kill_9(Way::new(Draining::Background, Duration::from_millis(10)).sealed()).await;
+}
+
+async fn kill_9(way: Way) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("app.db");
     let server = ChaosServer::start().await;
@@ -279,7 +331,10 @@ async fn kill_9_leaves_a_row_and_its_request_together() {
     for life in 0..20 {
         let mut child = Command::new(std::env::current_exe().expect("this binary"))
             .args(["--exact", "outbox::saves_rows_when_told_to", "--nocapture"])
-            .env(CHILD, format!("{} {}", server.url(), path.display()))
+            .env(
+                CHILD,
+                format!("{} {} {}", server.url(), way.is_sealed, path.display()),
+            )
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -290,13 +345,7 @@ async fn kill_9_leaves_a_row_and_its_request_together() {
         child.kill().await.expect("killed");
     }
     let database = database(&path);
-    let vault = vault(
-        &server.url(),
-        &path,
-        Draining::Background,
-        Duration::from_millis(10),
-    )
-    .await;
+    let vault = vault(&server.url(), &path, way).await;
     vault.wait_idle().await.expect("idle");
     let done = server.effects().into_iter().map(|effect| effect.path);
     let done: BTreeSet<String> = done.collect();
@@ -333,4 +382,61 @@ async fn a_request_that_does_not_fit_leaves_the_transaction_as_it_was() {
     assert_eq!((left, app.rows().len()), (2, 2));
     let report = app.vault.process_queue().await.expect("drained");
     assert_eq!((report.delivered, report.remaining), (1, 0));
+}
+
+/// Goal: what a transaction seals is read by everybody when it commits, and was never there when it does not. Method: a new
+/// principal in each transaction, so that each changes the keyring too.
+#[cfg(feature = "encrypt")]
+#[tokio::test]
+async fn a_sealed_request_commits_with_its_key_and_goes_back_with_it() {
+    let mut app = App::new(Way::on_request().sealed()).await;
+    app.vault.post("/0").enqueue().await.expect("queued");
+    for (name, commits) in [("/1", true), ("/2", false), ("/3", true)] {
+        let posts = ["first", "second"].map(|key| {
+            let request = app.vault.post(name).principal(format!("user of {name}"));
+            request.idempotency_key(format!("{name} {key}"))
+        });
+        let again = app.vault.post(name).principal(format!("user of {name}"));
+        let again = again.idempotency_key(format!("{name} first"));
+        let transaction = app.begin();
+        let [first, second] = posts.map(|post| post.enqueue_in(&transaction).expect("queued"));
+        let known = again.enqueue_in(&transaction).expect("known");
+        assert_eq!(known.id(), first.id());
+        assert_ne!(second.id(), first.id());
+        match commits {
+            true => transaction.commit().expect("committed"),
+            false => transaction.rollback().expect("rolled back"),
+        }
+        let late = app.vault.post("/late").principal(format!("user of {name}"));
+        late.enqueue().await.expect("queued");
+        app.vault.process_queue().await.expect("drained");
+    }
+    let mut done = app.done();
+    done.sort();
+    let wanted = ["/0", "/1", "/1", "/3", "/3", "/late", "/late", "/late"];
+    assert_eq!(done, wanted);
+    let ledger = app.vault.ledger().await.expect("ledger");
+    assert!(ledger.is_balanced() && ledger.evicted == 0, "{ledger:?}");
+    for suffix in ["", "-wal"] {
+        let path = app.dir.path().join(format!("app.db{suffix}"));
+        let bytes = std::fs::read(path).expect("the database");
+        assert!(!bytes.windows(7).any(|part| part == b"user of"));
+    }
+}
+
+#[cfg(feature = "encrypt")]
+#[tokio::test]
+async fn a_vault_in_clear_adds_nothing_to_a_sealed_database() {
+    let mut app = App::on_request().await;
+    let way = Way::on_request().sealed();
+    let sealed = vault(&app.server.url(), &app.dir.path().join("app.db"), way).await;
+    let request = app.vault.post("/clear");
+    let refused = app.vault.post("/clear").enqueue().await;
+    assert_eq!(refused.expect_err("refused").kind(), ErrorKind::WrongKey);
+    let transaction = app.begin();
+    let refused = request.enqueue_in(&transaction);
+    assert_eq!(refused.expect_err("refused").kind(), ErrorKind::WrongKey);
+    transaction.commit().expect("committed");
+    sealed.post("/sealed").enqueue().await.expect("queued");
+    assert_eq!(sealed.ledger().await.expect("ledger").enqueued, 1);
 }

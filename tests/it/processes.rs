@@ -41,15 +41,28 @@ impl Tribe {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_on_one_file_relieve_each_other_and_lose_nothing() {
+    relieve_each_other(false).await;
+}
+
+/// Each also gives the vault new keys all the time, and destroys the old ones.
+#[cfg(feature = "encrypt")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_on_one_sealed_file_relieve_each_other_and_lose_nothing() {
+    relieve_each_other(true).await;
+}
+
+async fn relieve_each_other(is_sealed: bool) {
     let kills = number("SYNCVAULT_CRASH_CYCLES").unwrap_or(60) / 3;
     let kills = u32::try_from(kills).expect("a count");
     let seed = number("SYNCVAULT_CRASH_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    report(&format!("processes: seed {seed}, 3 x {kills} kills"));
+    report(&format!(
+        "processes: sealed {is_sealed}, seed {seed}, 3 x {kills} kills"
+    ));
     let server = ChaosServer::start().await;
     server.keep_digests().script(misbehave(seed));
     let dir = tempfile::tempdir().expect("a directory");
     let job = |tribe: &str| Job {
-        is_sealed: false,
+        is_sealed,
         dir: dir.path().join("vault"),
         url: server.url(),
         cycle: 0,

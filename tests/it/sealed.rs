@@ -8,6 +8,8 @@ mod files;
 mod forgetting;
 mod keys;
 mod tampering;
+#[cfg(feature = "sqlite")]
+mod together;
 
 use std::sync::Arc;
 

@@ -13,6 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::envelope::{self, Kind, Place};
 use super::key::{Key, Keys};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::KeptKeyring;
 
 const MAGIC: &[u8; 4] = b"SVkr";
 const HEAD_BYTES: usize = 4 + 8;
@@ -44,7 +45,16 @@ pub(super) struct Keyring {
     /// Keys of those, for what must be told of them now. Never written.
     pub(super) dying: Vec<DataKey>,
     /// The keyring of a sealed store above this one.
-    pub(super) above: Option<Bytes>,
+    pub(super) above: Option<Above>,
+    /// By which the store knows it.
+    pub(super) revision: u64,
+}
+
+/// The keyring of a sealed store above this one, with its own revision.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Above {
+    pub(super) revision: u64,
+    pub(super) keyring: Bytes,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,7 +65,7 @@ struct Fields {
     #[serde(default)]
     forgetting: Vec<String>,
     #[serde(default)]
-    above: Option<Bytes>,
+    above: Option<Above>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -83,6 +93,7 @@ impl Keyring {
             forgetting: Vec::new(),
             dying: Vec::new(),
             above: None,
+            revision: 0,
         }
     }
 
@@ -106,9 +117,10 @@ impl Keyring {
     /// # Errors
     ///
     /// [`ErrorKind::WrongKey`] when none of the keys opens it, [`ErrorKind::Corrupt`] when it is damaged.
-    pub(super) fn open(sealed: &[u8], keys: &Keys) -> Result<(Self, bool)> {
+    pub(super) fn open(kept: &KeptKeyring, keys: &Keys) -> Result<(Self, bool)> {
         let damaged = |what: &str| Error::new(ErrorKind::Corrupt, format!("the keyring {what}"));
-        let (head, sealed) = sealed
+        let (head, sealed) = kept
+            .bytes
             .split_at_checked(HEAD_BYTES)
             .filter(|(head, _)| head.starts_with(MAGIC))
             .ok_or_else(|| damaged("of the vault is damaged; restore it from a backup"))?;
@@ -124,10 +136,11 @@ impl Keyring {
         let text = Zeroizing::new(text);
         let fields: Fields = serde_json::from_slice(&text)
             .map_err(|e| damaged("is not readable by this version").with_source(e))?;
-        Ok((Self::of(&fields), at > 0))
+        let ring = Self::of(&fields, kept.revision);
+        Ok((ring, at > 0))
     }
 
-    fn of(fields: &Fields) -> Self {
+    fn of(fields: &Fields, revision: u64) -> Self {
         let keys = fields.keys.iter().map(|key| DataKey {
             id: key.id,
             owner: key.owner.clone(),
@@ -141,7 +154,13 @@ impl Keyring {
             forgetting: fields.forgetting.clone(),
             dying: Vec::new(),
             above: fields.above.clone(),
+            revision,
         }
+    }
+
+    /// The keys that this process still needs to tell what goes.
+    pub(super) fn take_dying(&mut self, before: &Self) {
+        self.dying.clone_from(&before.dying);
     }
 
     /// The key that opens what was sealed with it.
@@ -155,44 +174,74 @@ impl Keyring {
         keys.find(|key| !key.is_old && key.owner.as_deref() == owner)
     }
 
-    /// Gives a principal a key, unless it has one.
-    pub(super) fn add(&mut self, owner: Option<&str>) {
-        if self.sealer(owner).is_none() {
-            self.keys.push(DataKey {
-                id: self.next_id,
-                owner: owner.map(str::to_owned),
-                key: Key::generate(),
-                is_old: false,
-            });
-            self.next_id += 1;
+    /// Gives a principal a key. False when it has one.
+    pub(super) fn add(&mut self, owner: Option<&str>) -> bool {
+        if self.sealer(owner).is_some() {
+            return false;
         }
+        self.keys.push(DataKey {
+            id: self.next_id,
+            owner: owner.map(str::to_owned),
+            key: Key::generate(),
+            is_old: false,
+        });
+        self.next_id += 1;
+        true
+    }
+
+    /// The keys that nothing new is sealed with.
+    pub(super) fn old(&self) -> Vec<u32> {
+        let old = self.keys.iter().filter(|key| key.is_old);
+        old.map(|key| key.id).collect()
+    }
+
+    /// By which a sealed store above knows its keyring.
+    pub(super) fn revision_above(&self) -> Option<u64> {
+        self.above.as_ref().map(|above| above.revision)
     }
 
     /// Everybody gets a new key; what there is only opens from now on.
-    pub(super) fn renew(&mut self) {
+    pub(super) fn renew(&mut self) -> bool {
         self.keys.iter_mut().for_each(|key| key.is_old = true);
         let owners = self.keys.iter().map(|key| key.owner.clone());
         for owner in owners.collect::<Vec<_>>() {
             self.add(owner.as_deref());
         }
+        true
     }
 
-    /// Destroys the keys of a principal.
-    pub(super) fn forget(&mut self, owner: &str) {
+    /// Destroys keys that only open. False when they are gone.
+    pub(super) fn drop_old(&mut self, old: &[u32]) -> bool {
+        let before = self.keys.len();
+        self.keys
+            .retain(|key| !(key.is_old && old.contains(&key.id)));
+        self.keys.len() < before
+    }
+
+    /// Destroys the keys of a principal. False when it is being forgotten already.
+    pub(super) fn forget(&mut self, owner: &str) -> bool {
+        if self.is_forgetting(owner) {
+            return false;
+        }
         let (gone, kept) = std::mem::take(&mut self.keys)
             .into_iter()
             .partition(|key| key.owner.as_deref() == Some(owner));
         self.keys = kept;
         self.dying.extend::<Vec<_>>(gone);
-        if !self.forgetting.iter().any(|name| name == owner) {
-            self.forgetting.push(owner.to_owned());
-        }
+        self.forgetting.push(owner.to_owned());
+        true
     }
 
-    /// Nothing of that principal is left.
-    pub(super) fn is_forgotten(&mut self, owner: &str) {
+    pub(super) fn is_forgetting(&self, owner: &str) -> bool {
+        self.forgetting.iter().any(|name| name == owner)
+    }
+
+    /// Nothing of that principal is left. False when that is known.
+    pub(super) fn is_forgotten(&mut self, owner: &str) -> bool {
+        let is_news = self.is_forgetting(owner);
         self.forgetting.retain(|name| name != owner);
         self.dying.retain(|key| key.owner.as_deref() != Some(owner));
+        is_news
     }
 }
 
@@ -227,6 +276,11 @@ fn sealing(key: &Key) -> Key {
 mod tests {
     use super::*;
 
+    fn open(sealed: &[u8], keys: &Keys) -> Result<(Keyring, bool)> {
+        let sealed = Bytes::copy_from_slice(sealed);
+        Keyring::open(&KeptKeyring::new(1, sealed), keys)
+    }
+
     fn filled() -> Keyring {
         let mut ring = Keyring::new();
         ring.add(None);
@@ -239,12 +293,12 @@ mod tests {
         let (key, old, other) = (Key::generate(), Key::generate(), Key::generate());
         let ring = filled();
         let sealed = ring.seal(&Keys::new(old.clone())).expect("seal");
-        let (opened, is_old) = Keyring::open(&sealed, &Keys::new(old.clone())).expect("open");
+        let (opened, is_old) = open(&sealed, &Keys::new(old.clone())).expect("open");
         assert!(!is_old);
         assert_eq!(opened.keys[1].key.bytes(), ring.keys[1].key.bytes());
         let rotated = Keys::new(key).with_old(other.clone()).with_old(old);
-        assert!(Keyring::open(&sealed, &rotated).expect("open").1);
-        let error = Keyring::open(&sealed, &Keys::new(other)).expect_err("another key");
+        assert!(open(&sealed, &rotated).expect("open").1);
+        let error = open(&sealed, &Keys::new(other)).expect_err("another key");
         assert_eq!(error.kind(), ErrorKind::WrongKey);
     }
 
@@ -255,10 +309,10 @@ mod tests {
         for at in 0..sealed.len() {
             let mut flipped = sealed.clone();
             flipped[at] ^= 1;
-            let error = Keyring::open(&flipped, &keys).expect_err("flipped");
+            let error = open(&flipped, &keys).expect_err("flipped");
             let want = [ErrorKind::Corrupt, ErrorKind::WrongKey];
             assert!(want.contains(&error.kind()));
-            assert!(Keyring::open(&sealed[..at], &keys).is_err());
+            assert!(open(&sealed[..at], &keys).is_err());
         }
     }
 
@@ -270,7 +324,7 @@ mod tests {
         ring.forget("ann");
         assert!(ring.sealer(Some("ann")).is_none() && ring.opener(id).is_some());
         let sealed = ring.seal(&keys).expect("seal");
-        let (mut opened, _) = Keyring::open(&sealed, &keys).expect("open");
+        let (mut opened, _) = open(&sealed, &keys).expect("open");
         assert!(opened.opener(id).is_none());
         assert_eq!(opened.forgetting, ["ann"]);
         opened.add(Some("ann"));

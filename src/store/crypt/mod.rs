@@ -7,24 +7,30 @@ mod key;
 mod keyring;
 mod names;
 mod notes;
+#[cfg(feature = "sqlite")]
+mod outbox;
 mod pieces;
 mod reencrypt;
 mod restore;
 mod step;
+mod unlocked;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use self::envelope::Kind;
 pub use self::key::{Key, KeyError, KeyFile, KeyFuture, KeyProvider, Keys};
-use self::keyring::Keyring;
+use self::keyring::{Above, Keyring};
 use self::reencrypt::Pass;
+use self::unlocked::Unlocked;
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Cursor, Find, LaneTotals,
-    Opened, Page, Part, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Cursor, Find,
+    KeptKeyring, LaneTotals, Opened, Page, Part, Query, Restore, Snapshot, Source, Store,
+    StoreFuture, Totals,
 };
 use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
@@ -34,7 +40,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// The app's key opens a keyring, which the store keeps; the keyring holds the keys that values are sealed with, one for
 /// each principal. A new store becomes a sealed one when it is opened first; one that has held something in clear is
-/// refused, because what was written once may still lie in its files.
+/// refused, because what was written once may still lie in its files. Several processes may share one, when the store lets them.
 ///
 /// `SyncVaultBuilder::encryption` puts it around the vault's store.
 pub struct Sealed {
@@ -46,12 +52,6 @@ pub struct Sealed {
     /// What is in flight, in clear: its settle names its id alone.
     flights: Mutex<HashMap<ActionId, Record>>,
     pass: Mutex<Pass>,
-}
-
-#[derive(Clone)]
-struct Unlocked {
-    keys: Arc<Keys>,
-    ring: Arc<Keyring>,
 }
 
 impl fmt::Debug for Sealed {
@@ -78,131 +78,73 @@ impl Sealed {
         }
     }
 
-    fn ring(&self) -> Result<Arc<Keyring>> {
-        let unlocked = lock(&self.unlocked);
-        let ring = unlocked.as_ref().map(|unlocked| unlocked.ring.clone());
-        ring.ok_or_else(|| Error::new(ErrorKind::Closed, "the sealed store is not open"))
-    }
-
-    /// Two processes would each write a keyring of their own, and one would lose the other's keys.
-    #[cfg(feature = "sqlite")]
-    fn check_alone(&self) -> Result<()> {
-        let store: &dyn std::any::Any = &*self.store;
-        let store = store.downcast_ref::<super::SqliteStore>();
-        if store.is_none_or(|store| store.access() == super::Access::Alone) {
-            return Ok(());
+    /// Reads and opens. When the keyring was changed meanwhile, both again.
+    async fn read<'s, V, T>(
+        &'s self,
+        read: impl Fn() -> StoreFuture<'s, Option<V>>,
+        open: impl Fn(&Keyring, &V) -> Result<T>,
+    ) -> Result<Option<T>> {
+        loop {
+            let ring = self.ring()?;
+            let Some(value) = read().await? else {
+                return Ok(None);
+            };
+            match open(&ring, &value) {
+                Ok(opened) => return Ok(Some(opened)),
+                Err(error) if !self.is_outdated(&ring).await? => return Err(error),
+                Err(_) => {}
+            }
         }
-        let text = "a database that several processes open, an outbox too, cannot be sealed: \
-             use a store of its own, or no encryption";
-        Err(Error::new(ErrorKind::Unsupported, text))
     }
 
-    #[cfg(not(feature = "sqlite"))]
-    #[expect(
-        clippy::unnecessary_wraps,
-        clippy::unused_self,
-        reason = "the same shape with every feature"
-    )]
-    fn check_alone(&self) -> Result<()> {
-        Ok(())
+    async fn reread(&self, id: ActionId) -> Result<Option<Record>> {
+        let read = || self.store.get(Find::Id(id));
+        self.read(read, Keyring::open_record).await
     }
 
-    async fn keys(&self) -> Result<Keys> {
-        self.provider.keys().await.map_err(|e| {
-            let text = "the vault is sealed, and its key cannot be had";
-            Error::new(ErrorKind::WrongKey, text).with_source(e)
-        })
-    }
-
-    /// Opens the keyring that the store keeps. False when it keeps none.
-    async fn unlock(&self) -> Result<bool> {
-        let _changing = self.changing.lock().await;
-        let Some(sealed) = self.store.keyring().await? else {
-            return Ok(false);
+    /// Opens a record that the store gave. One that does not open may have been sealed by another process with a key that was
+    /// not known here, or be sealed anew by now; else it is set aside.
+    async fn opened(&self, ring: &Keyring, record: Record) -> Result<Option<Record>> {
+        let mut error = match ring.open_record(&record) {
+            Ok(record) => return Ok(Some(record)),
+            Err(error) => error,
         };
-        let keys = self.keys().await?;
-        let (mut ring, is_old) = Keyring::open(&sealed, &keys)?;
-        if is_old {
-            // What is written from now on must not open with what opened the old keyring.
-            ring.renew();
-            self.store.set_keyring(ring.seal(&keys)?).await?;
+        if self.is_outdated(ring).await? {
+            match self.reread(record.id).await {
+                Err(damaged) if damaged.kind() == ErrorKind::Corrupt => error = damaged,
+                read => return read,
+            }
         }
-        self.set(keys, ring);
-        Ok(true)
+        self.set_aside(&record, &error).await;
+        Ok(None)
     }
 
-    fn set(&self, keys: Keys, ring: Keyring) {
-        let (keys, ring) = (Arc::new(keys), Arc::new(ring));
-        *lock(&self.unlocked) = Some(Unlocked { keys, ring });
-    }
-
-    /// The first keyring of a store that has never held anything.
-    async fn found(&self, opened: &Opened) -> Result<()> {
-        if opened.totals.ledger.enqueued > 0 || !opened.gates.is_empty() {
-            let text = "the vault holds, or held, requests, and has no keyring. If they are in clear, drain it without \
-                 encryption and start a sealed one in a new directory; if it was sealed, restore its keyring from a backup";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        let (keys, ring) = (self.keys().await?, Keyring::new());
-        self.store.set_keyring(ring.seal(&keys)?).await?;
-        self.set(keys, ring);
-        Ok(())
-    }
-
-    /// Changes the keyring: on disk first.
-    async fn change(&self, change: impl FnOnce(&mut Keyring)) -> Result<Arc<Keyring>> {
-        let _changing = self.changing.lock().await;
-        let mut ring = Keyring::clone(&*self.ring()?);
-        change(&mut ring);
-        let unlocked = lock(&self.unlocked).clone();
-        let Some(unlocked) = unlocked else {
-            return Err(Error::closed());
-        };
-        self.store.set_keyring(ring.seal(&unlocked.keys)?).await?;
-        let ring = Arc::new(ring);
-        *lock(&self.unlocked) = Some(Unlocked {
-            keys: unlocked.keys,
-            ring: ring.clone(),
-        });
-        Ok(ring)
-    }
-
-    /// The keyring, with a key for each of these principals.
-    async fn ring_for<'a>(
-        &self,
-        principals: impl Iterator<Item = Option<&'a str>>,
-    ) -> Result<Arc<Keyring>> {
-        let ring = self.ring()?;
-        let owners = principals.map(|name| name.map(|name| ring.principal(name)));
-        let new: Vec<_> = owners
-            .filter(|owner| ring.sealer(owner.as_deref()).is_none())
-            .collect();
-        if new.is_empty() {
-            return Ok(ring);
-        }
-        let add = |ring: &mut Keyring| new.iter().for_each(|owner| ring.add(owner.as_deref()));
-        self.change(add).await
-    }
-
-    /// Opens a record that the store gave; one that does not open goes to quarantine.
-    async fn opened(&self, ring: &Keyring, record: Record) -> Option<Record> {
-        lock(&self.pass).note(ring, &record);
-        let id = record.id;
-        match ring.open_record(record) {
+    /// As [`opened`](Self::opened), of a record that was read in a commit that knew the keyring.
+    async fn known(&self, ring: &Keyring, record: Record) -> Option<Record> {
+        match ring.open_record(&record) {
             Ok(record) => Some(record),
             Err(error) => {
-                self.quarantine(id, &error).await;
+                self.set_aside(&record, &error).await;
                 None
             }
         }
     }
 
-    async fn all_opened(&self, ring: &Keyring, records: Vec<Record>) -> Vec<Record> {
+    /// What does not open goes to quarantine, unless it is on its way out: its principal is being forgotten.
+    async fn set_aside(&self, record: &Record, error: &Error) {
+        let owner = record.principal.as_deref();
+        let is_forgetting = |ring: Arc<Keyring>| owner.is_some_and(|name| ring.is_forgetting(name));
+        if !self.ring().is_ok_and(is_forgetting) {
+            self.quarantine(record.id, error).await;
+        }
+    }
+
+    async fn all_opened(&self, ring: &Keyring, records: Vec<Record>) -> Result<Vec<Record>> {
         let mut opened = Vec::with_capacity(records.len());
         for record in records {
-            opened.extend(self.opened(ring, record).await);
+            opened.extend(self.opened(ring, record).await?);
         }
-        opened
+        Ok(opened)
     }
 
     /// A failure here must not hide what the verb around it has done: the action is met again.
@@ -220,18 +162,15 @@ impl Sealed {
     }
 
     async fn forget(&self, principal: &str, limit: usize) -> Result<Amended> {
-        let ring = self.ring()?;
-        let owner = ring.principal(principal);
-        let ring = match ring.forgetting.contains(&owner) {
-            true => ring,
-            false => self.change(|ring| ring.forget(&owner)).await?,
-        };
-        let principal = owner.clone();
+        self.is_outdated(&*self.ring()?).await?;
+        let owner = self.ring()?.principal(principal);
+        self.change(|ring| ring.forget(&owner)).await?;
+        let (ring, principal) = (self.ring()?, owner.clone());
         let amended = self.store.amend(Amend::Forget { principal, limit }).await?;
         let open = |records: Vec<Record>| {
             let records = records.into_iter();
             records
-                .filter_map(|record| ring.open_record(record).ok())
+                .filter_map(|record| ring.open_record(&record).ok())
                 .collect()
         };
         Ok(match amended {
@@ -263,21 +202,45 @@ impl Sealed {
     }
 
     async fn keep_answer(&self, id: ActionId, answer: &Bytes) -> Result<Amended> {
-        let Some(owner) = self.owner(id).await? else {
-            return Ok(Amended::Unknown);
+        loop {
+            let ring = self.ring()?;
+            let Some(owner) = self.owner(id).await? else {
+                return Ok(Amended::Unknown);
+            };
+            let answer = ring.seal_value(owner.as_deref(), Kind::Answer, id, answer)?;
+            let change = under(&ring, Amend::KeepAnswer { id, answer });
+            let done = self.store.amend(change).await;
+            if !self.is_late(&done, &ring).await? {
+                return done;
+            }
+        }
+    }
+
+    async fn changed_as_asked(&self, change: Amend) -> Result<Amended> {
+        let change = match change {
+            Amend::Under { keyring, change } => {
+                check_above(&*self.ring()?, Some(keyring))?;
+                *change
+            }
+            change => change,
         };
-        let answer = self
-            .ring()?
-            .seal_value(owner.as_deref(), Kind::Answer, id, answer)?;
-        self.store.amend(Amend::KeepAnswer { id, answer }).await
+        let amended = match change {
+            Amend::Forget { principal, limit } => return self.forget(&principal, limit).await,
+            Amend::Reencrypt { limit } => return self.reencrypt(limit).await,
+            Amend::KeepAnswer { id, answer } => self.keep_answer(id, &answer).await?,
+            Amend::Requeue { id, now } => self.requeue(id, now).await?,
+            change @ Amend::Reseal { .. } => self.reseal(change).await?,
+            change => self.store.amend(change).await?,
+        };
+        self.opened_amended(amended).await
     }
 
     async fn opened_amended(&self, amended: Amended) -> Result<Amended> {
         let ring = self.ring()?;
         Ok(match amended {
-            Amended::Done(records) => Amended::Done(self.all_opened(&ring, records).await),
-            Amended::More(records) => Amended::More(self.all_opened(&ring, records).await),
-            Amended::NotNow(record) => match self.opened(&ring, record).await {
+            Amended::Done(records) => Amended::Done(self.all_opened(&ring, records).await?),
+            Amended::More(records) => Amended::More(self.all_opened(&ring, records).await?),
+            Amended::NotNow(record) => match self.opened(&ring, record).await? {
                 Some(record) => Amended::NotNow(record),
                 None => Amended::Unknown,
             },
@@ -299,10 +262,26 @@ impl Sealed {
     }
 }
 
+/// A change with values that are sealed under this keyring.
+fn under(ring: &Keyring, change: Amend) -> Amend {
+    Amend::Under {
+        keyring: ring.revision,
+        change: Box::new(change),
+    }
+}
+
+/// Refuses what a sealed store above this one sealed under another keyring of its own.
+fn check_above(ring: &Keyring, sealed: Option<u64>) -> Result<()> {
+    if sealed == ring.revision_above() {
+        return Ok(());
+    }
+    let text = "the keyring above a sealed store was changed meanwhile";
+    Err(Error::new(ErrorKind::WrongKey, text))
+}
+
 impl Store for Sealed {
     fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened> {
         Box::pin(async move {
-            self.check_alone()?;
             let is_sealed = self.unlock().await?;
             let mut opened = self.store.open(now).await?;
             if !is_sealed {
@@ -331,16 +310,7 @@ impl Store for Sealed {
     }
 
     fn amend(&self, change: Amend) -> StoreFuture<'_, Amended> {
-        Box::pin(async move {
-            let amended = match change {
-                Amend::Forget { principal, limit } => return self.forget(&principal, limit).await,
-                Amend::Reencrypt { limit } => return self.reencrypt(limit).await,
-                Amend::KeepAnswer { id, answer } => self.keep_answer(id, &answer).await?,
-                change @ Amend::Reseal { .. } => self.reseal(change).await?,
-                change => self.store.amend(change).await?,
-            };
-            self.opened_amended(amended).await
-        })
+        Box::pin(self.changed_as_asked(change))
     }
 
     fn restore(&self, restore: Restore) -> StoreFuture<'_, ()> {
@@ -349,33 +319,35 @@ impl Store for Sealed {
 
     fn get(&self, find: Find) -> StoreFuture<'_, Option<Record>> {
         Box::pin(async move {
-            let record = match find {
-                Find::Id(id) => self.store.get(Find::Id(id)).await?,
-                Find::Key(key) => self.by_key(&key).await?,
-            };
-            record
-                .map(|record| self.ring()?.open_record(record))
-                .transpose()
+            match &find {
+                Find::Id(id) => self.reread(*id).await,
+                Find::Key(key) => {
+                    let read = || Box::pin(self.by_key(key)) as StoreFuture<'_, _>;
+                    self.read(read, Keyring::open_record).await
+                }
+            }
         })
     }
 
     fn body(&self, id: ActionId) -> StoreFuture<'_, Option<Body>> {
-        Box::pin(async move {
-            let Some(body) = self.store.body(id).await? else {
-                return Ok(None);
-            };
-            let body = self.at_hand(body).await?;
-            pieces::open(&*self.ring()?, id, body).map(Some)
-        })
+        let read = move || {
+            Box::pin(async move {
+                match self.store.body(id).await? {
+                    Some(body) => self.at_hand(body).await.map(Some),
+                    None => Ok(None),
+                }
+            }) as StoreFuture<'_, _>
+        };
+        let open = move |ring: &Keyring, body: &Body| pieces::open(ring, id, body.clone());
+        Box::pin(self.read(read, open))
     }
 
     fn answer(&self, id: ActionId) -> StoreFuture<'_, Option<Bytes>> {
-        Box::pin(async move {
-            let answer = self.store.answer(id).await?;
-            let ring = self.ring()?;
-            let open = |sealed: Bytes| ring.open_value(Kind::Answer, id, &sealed);
-            Ok(answer.map(open).transpose()?.map(Bytes::from))
-        })
+        let open = move |ring: &Keyring, sealed: &Bytes| {
+            let opened = ring.open_value(Kind::Answer, id, sealed);
+            opened.map(Bytes::from)
+        };
+        Box::pin(self.read(move || self.store.answer(id), open))
     }
 
     fn page(&self, mut query: Query) -> StoreFuture<'_, Page> {
@@ -385,7 +357,7 @@ impl Store for Sealed {
                 query.part = Part::Lane(ring.lane(lane));
             }
             let mut page = self.store.page(query).await?;
-            page.records = self.all_opened(&ring, page.records).await;
+            page.records = self.all_opened(&ring, page.records).await?;
             Ok(page)
         })
     }
@@ -409,20 +381,38 @@ impl Store for Sealed {
         })
     }
 
-    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+    fn keyring(&self) -> StoreFuture<'_, Option<KeptKeyring>> {
         Box::pin(async move {
-            match self.unlock().await? {
-                true => Ok(self.ring()?.above.clone()),
-                false => Ok(None),
+            if !self.unlock().await? {
+                return Ok(None);
             }
+            let above = self.ring()?.above.clone();
+            Ok(above.map(|above| KeptKeyring::new(above.revision, above.keyring)))
         })
     }
 
-    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
+    fn set_keyring(&self, before: Option<u64>, keyring: Bytes) -> StoreFuture<'_, Option<u64>> {
+        let revision = before.unwrap_or_default() + 1;
+        let is_set = Arc::new(AtomicBool::new(false));
+        let replace = {
+            let is_set = is_set.clone();
+            move |ring: &mut Keyring| {
+                let is_kept = ring.revision_above() == before;
+                is_set.store(is_kept, Ordering::Relaxed);
+                if is_kept {
+                    let keyring = keyring.clone();
+                    ring.above = Some(Above { revision, keyring });
+                }
+                is_kept
+            }
+        };
         Box::pin(async move {
-            self.change(|ring| ring.above = Some(keyring))
-                .await
-                .map(drop)
+            if before.is_none() && self.store.totals().await?.ledger.enqueued > 0 {
+                let text = "the store holds, or held, requests: nothing seals above it any more";
+                return Err(Error::new(ErrorKind::WrongState, text));
+            }
+            self.change(replace).await?;
+            Ok(is_set.load(Ordering::Relaxed).then_some(revision))
         })
     }
 

@@ -80,30 +80,29 @@ impl Keyring {
         })
     }
 
-    /// The record as it was given. `record` is as the store keeps it.
+    /// The record as it was given. `stored` is as the store keeps it.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Corrupt`] when the content does not open, or is not that of this record.
-    pub(super) fn open_record(&self, record: Record) -> Result<Record> {
+    pub(super) fn open_record(&self, stored: &Record) -> Result<Record> {
         let is_own = |id| {
             let key = self.opener(id);
-            key.is_some_and(|key| key.owner == record.principal)
+            key.is_some_and(|key| key.owner == stored.principal)
         };
-        if !envelope::key_id(&record.content).is_some_and(is_own) {
+        if !envelope::key_id(&stored.content).is_some_and(is_own) {
             return Err(unopened());
         }
-        let text = self.open_value(Kind::Request, record.id, &record.content)?;
+        let text = self.open_value(Kind::Request, stored.id, &stored.content)?;
         let (names, content) = Names::decode(&text)?;
-        let last_error = self.open_text(&record);
-        let stored = record.clone();
+        let last_error = self.open_text(stored);
         let opened = names.put_on(Record {
             content,
             last_error,
             head_bytes: None,
-            ..record
+            ..stored.clone()
         });
-        if self.has_names_of(&stored, &opened) && names.body_bytes == opened.body_bytes {
+        if self.has_names_of(stored, &opened) && names.body_bytes == opened.body_bytes {
             Ok(opened)
         } else {
             Err(unopened())

@@ -4,9 +4,9 @@
 
 use bytes::Bytes;
 
-use super::keyring::Keyring;
-use super::{Cursor, Kind, Sealed, lock, pieces};
-use crate::action::Record;
+use super::{Cursor, Kind, Sealed, lock, pieces, under};
+use crate::action::{ActionId, Record};
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Amend, Amended, Find, Part, Query, Store};
 
@@ -14,21 +14,18 @@ use crate::store::{Amend, Amended, Find, Part, Query, Store};
 #[derive(Debug, Default)]
 pub(super) struct Pass {
     is_running: bool,
+    /// The keys that go in the end.
+    old: Vec<u32>,
     at: usize,
     after: Option<Cursor>,
-    /// Something old was met, moved or could not be done: another pass must find nothing.
+    /// Something old was met: another pass must find nothing.
     is_dirty: bool,
 }
 
-impl Pass {
-    /// The store told of this record outside the pass: it may have moved to where the pass has been.
-    pub(super) fn note(&mut self, ring: &Keyring, record: &Record) {
-        self.is_dirty |= self.is_running && ring.is_old(&record.content);
-    }
-}
-
+/// In the order in which actions go their way, so that none slips behind the pass, whoever moves it. Only who requeues a dead
+/// letter brings it back, and seals it anew first. Nothing new is sealed with an old key: the store refuses it.
 fn part(at: usize) -> Option<Part> {
-    [Part::Dead, Part::Pending, Part::Settled]
+    [Part::Pending, Part::Dead, Part::Settled]
         .into_iter()
         .nth(at)
 }
@@ -36,13 +33,13 @@ fn part(at: usize) -> Option<Part> {
 impl Sealed {
     /// One step: at most `limit` records are looked at. The records that were sealed anew.
     pub(super) async fn reencrypt(&self, limit: usize) -> Result<Amended> {
-        let mut ring = self.ring()?;
         if !lock(&self.pass).is_running {
-            if !ring.keys.iter().any(|key| key.is_old) {
-                ring = self.change(Keyring::renew).await?;
-            }
+            self.is_outdated(&*self.ring()?).await?;
+            self.change(|ring| ring.old().is_empty() && ring.renew())
+                .await?;
             *lock(&self.pass) = Pass {
                 is_running: true,
+                old: self.ring()?.old(),
                 ..Pass::default()
             };
         }
@@ -56,6 +53,7 @@ impl Sealed {
         let mut query = Query::first(part, limit);
         query.after = after;
         let page = self.store.page(query).await?;
+        let ring = self.ring()?;
         let mut done = Vec::new();
         for record in page.records {
             if ring.is_old(&record.content) {
@@ -71,16 +69,16 @@ impl Sealed {
 
     /// After a pass that found nothing old, the old keys go.
     async fn end_pass(&self) -> Result<Amended> {
-        let was_dirty = lock(&self.pass).is_dirty;
-        *lock(&self.pass) = Pass {
-            is_running: was_dirty,
-            ..Pass::default()
-        };
-        if was_dirty {
+        let pass = std::mem::take(&mut *lock(&self.pass));
+        if pass.is_dirty {
+            *lock(&self.pass) = Pass {
+                is_running: true,
+                old: pass.old,
+                ..Pass::default()
+            };
             return Ok(Amended::More(Vec::new()));
         }
-        self.change(|ring| ring.keys.retain(|key| !key.is_old))
-            .await?;
+        self.change(|ring| ring.drop_old(&pass.old)).await?;
         Ok(Amended::Done(Vec::new()))
     }
 
@@ -91,12 +89,8 @@ impl Sealed {
             return Ok(None);
         }
         let ring = self.ring()?;
-        let clear = match ring.open_record(stored) {
-            Ok(clear) => clear,
-            Err(error) => {
-                self.quarantine(id, &error).await;
-                return Ok(None);
-            }
+        let Some(clear) = self.opened(&ring, stored).await? else {
+            return Ok(None);
         };
         let change = Amend::Reseal {
             id,
@@ -125,26 +119,49 @@ impl Sealed {
         else {
             return Err(Error::new(ErrorKind::Unsupported, "not a change of values"));
         };
-        let Some(stored) = self.store.get(Find::Id(id)).await? else {
-            return Ok(Amended::Unknown);
-        };
-        let mut clear = self.ring()?.open_record(stored)?;
-        clear.content = content;
-        clear.last_error = last_error;
-        let owner = clear.principal.as_deref();
-        let ring = self.ring_for(std::iter::once(owner)).await?;
-        let sealed = ring.seal_record(&clear)?;
-        let owner = sealed.principal.as_deref();
-        let seal_answer = |answer: Bytes| ring.seal_value(owner, Kind::Answer, id, &answer);
-        let seal_body = |body| pieces::seal(&ring, owner, id, body);
-        let change = Amend::Reseal {
-            id,
-            revision,
-            content: sealed.content.clone(),
-            last_error: sealed.last_error.clone(),
-            body: body.map(seal_body).transpose()?,
-            answer: answer.map(seal_answer).transpose()?,
-        };
-        self.store.amend(change).await
+        loop {
+            let Some(mut clear) = self.reread(id).await? else {
+                return Ok(Amended::Unknown);
+            };
+            clear.content.clone_from(&content);
+            clear.last_error.clone_from(&last_error);
+            let owner = clear.principal.as_deref();
+            let ring = self.ring_for(std::iter::once(owner)).await?;
+            let sealed = ring.seal_record(&clear)?;
+            let owner = sealed.principal.as_deref();
+            let seal_answer = |answer: &Bytes| ring.seal_value(owner, Kind::Answer, id, answer);
+            let seal_body = |body| pieces::seal(&ring, owner, id, body);
+            let change = Amend::Reseal {
+                id,
+                revision,
+                content: sealed.content.clone(),
+                last_error: sealed.last_error.clone(),
+                body: body.clone().map(seal_body).transpose()?,
+                answer: answer.as_ref().map(seal_answer).transpose()?,
+            };
+            let done = self.store.amend(under(&ring, change)).await;
+            if !self.is_late(&done, &ring).await? {
+                return done;
+            }
+        }
+    }
+
+    /// Sends a dead letter back, sealed with a key that stays.
+    pub(super) async fn requeue(&self, id: ActionId, now: Timestamp) -> Result<Amended> {
+        loop {
+            let ring = self.ring()?;
+            if let Some(stored) = self.store.get(Find::Id(id)).await?
+                && stored.state.is_dead()
+                && ring.is_old(&stored.content)
+            {
+                self.renew(stored).await?;
+                continue;
+            }
+            let change = under(&ring, Amend::Requeue { id, now });
+            let done = self.store.amend(change).await;
+            if !self.is_late(&done, &ring).await? {
+                return done;
+            }
+        }
     }
 }

@@ -1,9 +1,8 @@
 //! Actions put back into a sealed store: each is sealed as if it had always lain there.
 
 use super::step::principal_of;
-use super::{Kind, Sealed};
-use crate::action::Body;
-use crate::error::{Error, ErrorKind, Result};
+use super::{Kind, Sealed, pieces};
+use crate::error::Result;
 use crate::store::crypt::keyring::Keyring;
 use crate::store::{Restore, RestoreEnd, Restored};
 
@@ -28,18 +27,11 @@ impl Sealed {
 fn seal_restored(ring: &Keyring, one: Restored) -> Result<Restored> {
     let record = ring.seal_record(&one.record)?;
     let (owner, id) = (record.principal.as_deref(), record.id);
-    let body = match &one.body {
-        Some(Body::Bytes(body)) => Some(ring.seal_value(owner, Kind::Body, id, body)?.into()),
-        Some(_) => {
-            let text = "a body in a file cannot be sealed yet; give its bytes";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        None => None,
-    };
+    let body = one.body.map(|body| pieces::seal(ring, owner, id, body));
     let answer = one.answer.as_ref();
     let answer = answer.map(|answer| ring.seal_value(owner, Kind::Answer, id, answer));
     Ok(Restored {
-        body,
+        body: body.transpose()?,
         answer: answer.transpose()?,
         record,
         ..one

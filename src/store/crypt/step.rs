@@ -6,14 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::keyring::Keyring;
-use super::{Kind, Sealed, lock, pieces};
-use crate::action::{Body, Record};
+use super::{Kind, Sealed, check_above, lock, pieces};
+use crate::action::{ActionId, Body, Record};
 use crate::decide::{Gate, GateKey};
 use crate::error::Result;
 use crate::store::{Advance, Advanced, Append, Appended, Find, Lease, Leased, Settle, Whose};
 
 /// The names and the content of `clear`, on what the store made of the action.
-fn restored(stored: Record, clear: &Record, last_error: Option<String>) -> Record {
+pub(super) fn restored(stored: Record, clear: &Record, last_error: Option<String>) -> Record {
     Record {
         lane: clear.lane.clone(),
         origin: clear.origin.clone(),
@@ -37,89 +37,92 @@ pub(super) fn principal_of(gate: &Gate) -> Option<&str> {
 
 impl Sealed {
     pub(super) async fn append_sealed(&self, batch: Vec<Append>) -> Result<Vec<Appended>> {
-        let owners = batch
-            .iter()
-            .map(|append| append.record.principal.as_deref());
-        let ring = self.ring_for(owners).await?;
-        let mut clear = Vec::with_capacity(batch.len());
-        let mut sealed = Vec::with_capacity(batch.len());
-        for append in batch {
-            clear.push(append.record.clone());
-            sealed.push(self.seal_append(&ring, append).await?);
-        }
-        let appended = self.store.append(sealed).await?;
+        let (appended, ring) = loop {
+            let owners = batch
+                .iter()
+                .map(|append| append.record.principal.as_deref());
+            let ring = self.ring_for(owners).await?;
+            let mut sealed = Vec::with_capacity(batch.len());
+            for append in &batch {
+                sealed.push(self.seal_append(&ring, append.clone()).await?);
+            }
+            let appended = self.store.append(sealed).await;
+            if !self.is_late(&appended, &ring).await? {
+                break (appended?, ring);
+            }
+        };
         let mut told = Vec::with_capacity(appended.len());
-        for (appended, clear) in appended.into_iter().zip(&clear) {
-            told.push(self.opened_append(&ring, appended, clear).await);
+        for (appended, append) in appended.into_iter().zip(&batch) {
+            told.push(self.opened_append(&ring, appended, &append.record).await?);
         }
         Ok(told)
     }
 
-    async fn seal_append(&self, ring: &Keyring, mut append: Append) -> Result<Append> {
-        append.record.body_bytes = append.body.len();
-        let mut record = ring.seal_record(&append.record)?;
-        if let Some(key) = &append.record.key
-            && let Ok(id) = key.parse()
-            && let Some(other) = self.store.get(Find::Id(id)).await?
-            && other.key.is_none()
-        {
-            // The key is the id of another action: the store must see that.
-            record.key = Some(key.clone());
-        }
-        let owner = record.principal.as_deref();
-        append.body = pieces::seal(ring, owner, record.id, append.body)?;
-        append.record = record;
-        Ok(append)
+    async fn seal_append(&self, ring: &Keyring, append: Append) -> Result<Append> {
+        let other = match id_in_key(&append) {
+            Some(id) => self.store.get(Find::Id(id)).await?,
+            None => None,
+        };
+        sealed_append(ring, append, other.as_ref())
     }
 
-    async fn opened_append(&self, ring: &Keyring, appended: Appended, clear: &Record) -> Appended {
+    async fn opened_append(
+        &self,
+        ring: &Keyring,
+        appended: Appended,
+        clear: &Record,
+    ) -> Result<Appended> {
         let restore = |record| restored(record, clear, clear.last_error.clone());
-        match appended {
+        Ok(match appended {
             Appended::Queued { record, superseded } => Appended::Queued {
                 record: restore(record),
-                superseded: self.maybe_opened(ring, superseded).await,
+                superseded: self.maybe_opened(ring, superseded).await?,
             },
             Appended::Leased { record, superseded } => {
                 let record = restore(record);
                 lock(&self.flights).insert(record.id, record.clone());
-                let superseded = self.maybe_opened(ring, superseded).await;
+                let superseded = self.maybe_opened(ring, superseded).await?;
                 Appended::Leased { record, superseded }
             }
             Appended::Known { record } => {
                 let id = record.id;
-                match self.opened(ring, record).await {
+                match self.opened(ring, record).await? {
                     Some(record) => Appended::Known { record },
                     None => Appended::Conflict { id },
                 }
             }
             other => other,
-        }
+        })
     }
 
-    async fn maybe_opened(&self, ring: &Keyring, record: Option<Record>) -> Option<Record> {
+    async fn maybe_opened(&self, ring: &Keyring, record: Option<Record>) -> Result<Option<Record>> {
         match record {
             Some(record) => self.opened(ring, record).await,
-            None => None,
+            None => Ok(None),
         }
     }
 
+    /// What comes back was read in one commit that knew the keyring: it opens what is not damaged.
     pub(super) async fn advance_sealed(&self, step: Advance) -> Result<Advanced> {
-        let ring = self.ring_for(step.gates.iter().map(principal_of)).await?;
-        let now = step.now;
-        let errors: Vec<_> = step
-            .settle
-            .iter()
-            .map(|settle| settle.error.clone())
-            .collect();
-        let sealed = self.seal_step(&ring, step).await?;
-        let mut done = self.store.advance(sealed).await?;
-        for (settled, error) in done.settled.iter_mut().zip(errors) {
+        let (mut done, ring) = loop {
+            let later = step.lease.iter().flat_map(|lease| &lease.gates_after);
+            let gates = step.gates.iter().chain(later);
+            let ring = self.ring_for(gates.map(principal_of)).await?;
+            let sealed = self.seal_step(&ring, step.clone()).await?;
+            let done = self.store.advance(sealed).await;
+            if !self.is_late(&done, &ring).await? {
+                break (done?, ring);
+            }
+        };
+        for (settled, settle) in done.settled.iter_mut().zip(step.settle) {
             if let Some(record) = settled.take() {
-                *settled = self.landed(&ring, record, error).await;
+                *settled = self.landed(&ring, record, settle.error).await;
             }
         }
         let expired = std::mem::take(&mut done.expired);
-        done.expired = self.all_opened(&ring, expired).await;
+        for record in expired {
+            done.expired.extend(self.known(&ring, record).await);
+        }
         let mut is_any_lost = false;
         for leased in std::mem::take(&mut done.leased) {
             match self.taken_off(&ring, leased).await {
@@ -129,13 +132,16 @@ impl Sealed {
         }
         if is_any_lost {
             // Their lanes have other heads now.
-            done.next_due = Some(now.after(Duration::from_millis(1)));
+            done.next_due = Some(step.now.after(Duration::from_millis(1)));
             done.totals = self.store.totals().await.unwrap_or(done.totals);
         }
         Ok(done)
     }
 
     async fn seal_step(&self, ring: &Arc<Keyring>, step: Advance) -> Result<Advance> {
+        if step.keyring.is_some() {
+            check_above(ring, step.keyring)?;
+        }
         let mut settle = Vec::with_capacity(step.settle.len());
         for one in step.settle {
             settle.push(self.seal_settle(ring, one).await?);
@@ -146,6 +152,7 @@ impl Sealed {
             settle,
             gates: gates.collect::<Result<_>>()?,
             lease: lease.transpose()?,
+            keyring: Some(ring.revision),
             ..step
         })
     }
@@ -184,18 +191,15 @@ impl Sealed {
     ) -> Option<Record> {
         let flight = lock(&self.flights).remove(&record.id);
         match flight {
-            Some(clear) => {
-                lock(&self.pass).note(ring, &record);
-                Some(restored(record, &clear, error))
-            }
-            None => self.opened(ring, record).await,
+            Some(clear) => Some(restored(record, &clear, error)),
+            None => self.known(ring, record).await,
         }
     }
 
     /// A new lease, opened; nothing when it does not open, and went to quarantine.
     async fn taken_off(&self, ring: &Keyring, leased: Leased) -> Option<Leased> {
         let id = leased.record.id;
-        let record = self.opened(ring, leased.record).await?;
+        let record = self.known(ring, leased.record).await?;
         let at_hand = match &leased.body {
             Body::File(_) => self.store.body(id).await.ok().flatten(),
             body => self.at_hand(body.clone()).await.ok(),
@@ -215,6 +219,31 @@ impl Sealed {
         lock(&self.flights).insert(id, record.clone());
         Some(Leased::new(record, leased.wire_before, body))
     }
+}
+
+/// The id that the key of an append may be.
+pub(super) fn id_in_key(append: &Append) -> Option<ActionId> {
+    append.record.key.as_ref()?.parse().ok()
+}
+
+/// An append as the store gets it. `other`: the action whose id its key is.
+pub(super) fn sealed_append(
+    ring: &Keyring,
+    mut append: Append,
+    other: Option<&Record>,
+) -> Result<Append> {
+    check_above(ring, append.keyring)?;
+    append.record.body_bytes = append.body.len();
+    let mut record = ring.seal_record(&append.record)?;
+    if other.is_some_and(|other| other.key.is_none()) {
+        // The store must see that.
+        record.key.clone_from(&append.record.key);
+    }
+    let owner = record.principal.as_deref();
+    append.body = pieces::seal(ring, owner, record.id, append.body)?;
+    append.record = record;
+    append.keyring = Some(ring.revision);
+    Ok(append)
 }
 
 fn seal_lease(ring: &Keyring, lease: Lease) -> Result<Lease> {

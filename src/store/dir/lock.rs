@@ -58,7 +58,7 @@ pub(super) fn lock(path: &Path, holding: Holding) -> Result<File> {
 }
 
 /// Without waiting, and without a word in the file.
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) fn lock_at_once(file: &mut File, path: &Path) -> Result<()> {
     match file.try_lock() {
         Ok(()) => Ok(()),

@@ -48,6 +48,19 @@ impl FjallEngine {
             dir.move_aside(&path)?;
             dir.subdir("fjall")?;
         }
+        let engine = Self::open_at(path, dir, options)?;
+        if !is_made {
+            engine.dir.mark_made()?;
+        }
+        Ok(engine)
+    }
+
+    /// The engine in this directory, as it is.
+    pub(super) fn open_at(
+        path: PathBuf,
+        dir: Arc<VaultDir>,
+        options: &FjallOptions,
+    ) -> Result<Self> {
         let db = Database::builder(&path)
             .cache_size(options.cache_bytes)
             .journal_compression(CompressionType::None)
@@ -60,17 +73,13 @@ impl FjallEngine {
         let file = path.join(VERSION);
         let version = File::open(&file).map_err(|e| failed("open", &file, e))?;
         restrict_below(&path)?;
-        let engine = Self {
+        Ok(Self {
             db,
             queue,
             version,
             path,
             dir,
-        };
-        if !is_made {
-            engine.dir.mark_made()?;
-        }
-        Ok(engine)
+        })
     }
 
     /// A commit waits for fjall's thread when that falls behind, without end when the thread has failed. So it is

@@ -3,11 +3,12 @@
 
 mod advance;
 mod amend;
+mod amending;
 mod append;
 mod committer;
 mod crowd;
 mod ending;
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod examine;
 mod forget;
 mod front;
@@ -58,9 +59,10 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::committer::{Front, Growth, Order, Status, work};
-#[cfg(any(feature = "sled", feature = "sqlite"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) use self::examine::examine;
 use self::keeper::{Keeper, Size, fetch, keep_all, keep_answers};
+use self::keyring::KeyringFile;
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) use self::ladder::Site;
 use self::ladder::Started;
@@ -71,13 +73,15 @@ pub(super) use self::salvage::Sink;
 pub(super) use self::salvage::is_row_of_queue;
 #[cfg(feature = "sqlite")]
 pub(super) use self::within::append_within;
+#[cfg(all(feature = "sqlite", feature = "encrypt"))]
+pub(super) use self::within::{get_within, keyring_within, set_keyring_within};
 use super::bodies::{Bodies, FileKind};
 #[cfg(any(feature = "fjall", feature = "sled"))]
 use super::dir::{QUARANTINE, VaultDir, refuse_links};
 use super::snapshot::{blocking, in_memory, run_blocking};
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Find, LaneTotals, Opened, Page,
-    Query, Restore, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
+    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Find, KeptKeyring, LaneTotals,
+    Opened, Page, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
@@ -211,7 +215,7 @@ pub struct KvStore<E: Engine> {
     status: Arc<Status>,
     bodies: Option<Arc<Bodies>>,
     /// A file of its own, for an engine that keeps for a while what was overwritten.
-    keyring: Option<PathBuf>,
+    keyring: Option<Arc<KeyringFile>>,
     is_swept: AtomicBool,
     /// How often to look whether somebody else changed what is stored; nothing = nobody else can.
     poll: Option<Duration>,
@@ -291,7 +295,7 @@ impl<E: Engine + Send + 'static> KvStore<E> {
     /// Keeps the keyring in a file of its own.
     #[cfg(any(feature = "fjall", feature = "sled"))]
     pub(super) fn with_keyring(mut self, path: PathBuf) -> Self {
-        self.keyring = Some(path);
+        self.keyring = Some(Arc::new(KeyringFile::new(path)));
         self
     }
 
@@ -418,7 +422,17 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
         let bodies = batch.iter().map(|append| &append.body);
         let size = Size::of_bodies(bodies, self.bodies.as_ref());
         let order = (size, Urgency::Now, Growth::Grows);
-        self.submit_kept(order, |keeper| keep_all(keeper, batch), Queue::append)
+        let sealed: Vec<_> = batch.iter().map(|append| append.keyring).collect();
+        self.submit_kept(
+            order,
+            |keeper| keep_all(keeper, batch),
+            move |queue, incoming| {
+                sealed
+                    .iter()
+                    .try_for_each(|sealed| queue.check_keyring(*sealed))?;
+                queue.append(incoming)
+            },
+        )
     }
 
     fn advance(&self, step: Advance) -> StoreFuture<'_, Advanced> {
@@ -429,7 +443,15 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
         let lengths = answers.map(|answer| answer.len() as u64);
         let size = Size::of(lengths, self.bodies.as_ref());
         let order = (size, step.urgency, Growth::Stays);
-        let done = self.submit_kept(order, |keeper| keep_answers(keeper, step), Queue::advance);
+        let sealed = step.keyring;
+        let done = self.submit_kept(
+            order,
+            |keeper| keep_answers(keeper, step),
+            move |queue, step| {
+                sealed.map_or(Ok(()), |sealed| queue.check_keyring(Some(sealed)))?;
+                queue.advance(step)
+            },
+        );
         let bodies = self.bodies.clone();
         Box::pin(async move {
             let mut done = done.await?;
@@ -453,27 +475,8 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
 
     fn amend(&self, change: Amend) -> StoreFuture<'_, Amended> {
         match change {
-            Amend::Cancel { id, now } => self.submit(move |queue| queue.cancel(id, now)),
-            Amend::Requeue { id, now } => self.submit(move |queue| queue.requeue(id, now)),
-            Amend::Discard { id } => self.submit(move |queue| queue.discard(id)),
-            Amend::Clear { limit, now } => self.submit(move |queue| queue.clear(limit, now)),
-            Amend::Pause { paused } => self.submit(move |queue| queue.pause(paused)),
-            Amend::Forget { principal, limit } => {
-                self.submit(move |queue| queue.forget_principal(&principal, limit))
-            }
-            Amend::Quarantine { id } => self.submit(move |queue| queue.quarantine_action(id)),
-            change @ Amend::Reseal { .. } => self.reseal(change),
-            Amend::Reencrypt { .. } => Box::pin(std::future::ready(Ok(Amended::Done(Vec::new())))),
-            Amend::Hasten { until } => self.submit(move |queue| queue.hasten(until)),
-            Amend::KeepAnswer { id, answer } => {
-                let length = std::iter::once(answer.len() as u64);
-                let size = Size::of(length, self.bodies.as_ref());
-                self.submit_kept(
-                    (size, Urgency::Soon, Growth::Grows),
-                    move |keeper| keeper.keep(id, FileKind::Answer, answer),
-                    move |queue, answer| queue.keep_answer(id, answer),
-                )
-            }
+            Amend::Under { keyring, change } => self.change(*change, Some(keyring)),
+            change => self.change(change, None),
         }
     }
 
@@ -525,30 +528,12 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
         self.submit(move |queue| queue.lane(&lane))
     }
 
-    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
-        match &self.keyring {
-            Some(file) => keyring::read(file.clone(), self.status.totals()),
-            None => self.submit(|queue| queue.txn.get(keys::KEYRING)),
-        }
+    fn keyring(&self) -> StoreFuture<'_, Option<KeptKeyring>> {
+        self.read_keyring()
     }
 
-    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
-        match &self.keyring {
-            Some(file) => {
-                let (bodies, front) = (self.bodies.clone(), self.front.clone());
-                let on_broken = move || {
-                    if let Some(bodies) = bodies {
-                        bodies.give_up();
-                    }
-                    front.stop_if_broken();
-                };
-                keyring::replace(file.clone(), keyring, self.status.totals(), on_broken)
-            }
-            None => self.submit(move |queue| {
-                queue.txn.put(keys::KEYRING.to_vec(), keyring);
-                Ok(())
-            }),
-        }
+    fn set_keyring(&self, before: Option<u64>, keyring: Bytes) -> StoreFuture<'_, Option<u64>> {
+        self.replace_keyring(before, keyring)
     }
 
     fn note(&self, name: &str) -> StoreFuture<'_, Option<Bytes>> {

@@ -35,9 +35,17 @@ pub(super) struct Run {
     /// What is being put back and is not all there yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) restoring: Option<String>,
+    /// The revision of the keyring; zero in a plain store.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) keyring: u64,
     /// It was built anew, and what lies beside it was not looked through since.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_salvaged: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Everything that is counted, one row.

@@ -25,7 +25,12 @@ struct Resealed {
 }
 
 impl<E: Engine + Send + 'static> KvStore<E> {
-    pub(super) fn reseal(&self, change: Amend) -> StoreFuture<'_, Amended> {
+    /// `is_current` tells whether the values are sealed under the keyring that is kept.
+    pub(super) fn reseal(
+        &self,
+        change: Amend,
+        is_current: impl FnOnce(&Queue<E>) -> Result<()> + Send + 'static,
+    ) -> StoreFuture<'_, Amended> {
         let Amend::Reseal {
             id,
             revision,
@@ -57,7 +62,10 @@ impl<E: Engine + Send + 'static> KvStore<E> {
                     answer: answer.transpose()?,
                 })
             },
-            Queue::reseal,
+            move |queue, new| {
+                is_current(queue)?;
+                queue.reseal(new)
+            },
         )
     }
 }

@@ -339,6 +339,9 @@ macro_rules! __store_contract_rules {
             sealing {
                 a_body_of_files_is_replaced_around_them
                 a_keyring_is_kept
+                a_keyring_takes_the_place_of_the_one_that_was_read
+                a_store_that_held_actions_takes_no_first_keyring
+                what_is_sealed_under_another_keyring_is_refused
                 values_are_replaced_in_their_place
                 values_are_not_replaced_at_the_wrong_time
                 what_is_set_aside_is_counted_and_stands_in_no_way

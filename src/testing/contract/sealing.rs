@@ -10,23 +10,130 @@ use super::rig::{bytes_of, rig};
 use super::snapshots::read;
 use crate::action::{ActionId, Body, Piece, Record};
 use crate::decide::DeadLane;
-use crate::store::{Amend, Amended, Part, Source};
+use crate::error::{Error, ErrorKind};
+use crate::store::{Amend, Amended, KeptKeyring, Part, Source};
 
 /// None at first; the newest one is kept, also over a crash.
 pub async fn a_keyring_is_kept(factory: &impl StoreFactory) {
     let rig = rig(factory).await;
     assert_eq!(rig.store.keyring().await.expect("keyring"), None);
+    let mut revision = None;
     for number in 1..=3_u8 {
         let keyring = Bytes::from(vec![number; 100 * usize::from(4 - number)]);
-        rig.store.set_keyring(keyring).await.expect("set");
+        let set = rig.store.set_keyring(revision, keyring).await.expect("set");
+        assert!(set.is_some() && set != revision, "{set:?}");
+        revision = set;
     }
-    let newest = Some(Bytes::from(vec![3; 100]));
+    let newest = revision.map(|revision| KeptKeyring::new(revision, vec![3; 100]));
     assert_eq!(rig.store.keyring().await.expect("keyring"), newest);
     let rig = rig.crash().await;
     assert_eq!(rig.store.keyring().await.expect("keyring"), newest);
     let rig = rig.restart().await;
     assert_eq!(rig.store.keyring().await.expect("keyring"), newest);
     assert_eq!(rig.totals().await.ledger.enqueued, 0);
+}
+
+/// Of several that change the same keyring one comes first, and the others hear of it.
+pub async fn a_keyring_takes_the_place_of_the_one_that_was_read(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    let set = |before, number| {
+        let keyring = Bytes::from(vec![number; 100]);
+        rig.store.set_keyring(before, keyring)
+    };
+    assert_eq!(set(Some(1), 1).await.expect("none is there"), None);
+    let mut kept = None;
+    for round in 0..5 {
+        let sets = (0..4).map(|one| set(kept, 4 * round + one));
+        let sets = futures_util::future::join_all(sets).await;
+        let set: Vec<_> = (0..4)
+            .zip(sets.into_iter().map(|set| set.expect("an answer")))
+            .collect();
+        let won: Vec<_> = set.iter().filter(|(_, set)| set.is_some()).collect();
+        assert_eq!(won.len(), 1, "{set:?}");
+        let keyring = rig.store.keyring().await.expect("keyring").expect("one");
+        assert_eq!(keyring.bytes[0], 4 * round + won[0].0);
+        kept = won[0].1;
+        assert_eq!(kept, Some(keyring.revision));
+    }
+    assert_eq!(set(None, 99).await.expect("one is there"), None);
+}
+
+/// From the moment that a keyring is kept, nothing else is taken: no append, no answer, no lease, no requeue.
+pub async fn what_is_sealed_under_another_keyring_is_refused(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    let keyring = Bytes::from_static(b"keyring");
+    let before = rig
+        .store
+        .set_keyring(None, keyring.clone())
+        .await
+        .expect("set");
+    let sealed = |draft: super::draft::Draft, revision| {
+        let mut append = draft.into_append();
+        append.keyring = revision;
+        append
+    };
+    let taken = vec![
+        sealed(rig.draft("a"), before),
+        sealed(rig.draft("b"), before),
+    ];
+    let ids = [taken[0].record.id, taken[1].record.id];
+    rig.store.append(taken).await.expect("taken");
+    let mut step = rig.leasing(1);
+    step.keyring = before;
+    let leased = rig.advance(step).await.leased.remove(0).record;
+    rig.die(&leased, DeadLane::Skip).await;
+    let now = rig.store.set_keyring(before, keyring).await.expect("set");
+    let rig = rig.restart().await;
+    let totals = rig.totals().await;
+    let refused = |error: Error| assert_eq!(error.kind(), ErrorKind::WrongKey, "{error}");
+    for stale in [None, before] {
+        let batch = vec![sealed(rig.draft("c"), now), sealed(rig.draft("c"), stale)];
+        refused(rig.store.append(batch).await.expect_err("a stale append"));
+    }
+    let mut step = rig.leasing(1);
+    step.keyring = before;
+    refused(
+        rig.store
+            .advance(step.clone())
+            .await
+            .expect_err("a stale step"),
+    );
+    let id = leased.id;
+    let answer = Bytes::from_static(b"answer");
+    let changes = [
+        Amend::Requeue { id, now: rig.now },
+        Amend::KeepAnswer { id, answer },
+        resealed(&rig.record(id).await, None, None),
+    ];
+    let under = |keyring: Option<u64>, change: &Amend| Amend::Under {
+        keyring: keyring.expect("a revision"),
+        change: Box::new(change.clone()),
+    };
+    for change in &changes {
+        let amended = rig.store.amend(under(before, change)).await;
+        refused(amended.expect_err("a stale change"));
+    }
+    assert_eq!(rig.totals().await, totals);
+    assert!(rig.store.answer(id).await.expect("answer").is_none());
+    rig.done(under(now, &changes[0])).await;
+    step.keyring = now;
+    step.lease.as_mut().expect("a lease").slots = 2;
+    assert_eq!(rig.advance(step).await.leased.len(), 2);
+    let taken = vec![sealed(rig.draft("c"), now)];
+    rig.store.append(taken).await.expect("taken");
+    assert!(ids.contains(&id));
+}
+
+/// What was written in clear once may lie in its files for long.
+pub async fn a_store_that_held_actions_takes_no_first_keyring(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    rig.delivered(rig.draft("a")).await;
+    let set = rig.store.set_keyring(None, Bytes::from_static(b"k"));
+    assert_eq!(
+        set.await.expect_err("refused").kind(),
+        ErrorKind::WrongState
+    );
+    assert_eq!(rig.store.keyring().await.expect("keyring"), None);
 }
 
 fn resealed(record: &Record, body: Option<Bytes>, answer: Option<Bytes>) -> Amend {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use syncvault::action::{ActionId, Body, Lane, Record};
 use syncvault::clock::Timestamp;
 use syncvault::store::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Find, LaneTotals, MemoryStore, Opened,
-    Page, Query, Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Find, KeptKeyring, LaneTotals,
+    MemoryStore, Opened, Page, Query, Store, StoreFuture, Totals,
 };
 use syncvault::transport::{ReqwestTransport, Transport, TransportFuture};
 use tokio::sync::{Semaphore, watch};
@@ -149,14 +149,14 @@ impl Store for WatchedStore {
         self.store.lane(lane)
     }
 
-    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+    fn keyring(&self) -> StoreFuture<'_, Option<KeptKeyring>> {
         self.other();
         self.store.keyring()
     }
 
-    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
+    fn set_keyring(&self, before: Option<u64>, keyring: Bytes) -> StoreFuture<'_, Option<u64>> {
         self.other();
-        self.store.set_keyring(keyring)
+        self.store.set_keyring(before, keyring)
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

@@ -59,6 +59,16 @@ pub(crate) enum Kind {
     Shared,
 }
 
+impl Kind {
+    fn is_shared(self) -> bool {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Shared => true,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Task {
     /// Makes actions until it is killed.
@@ -174,7 +184,7 @@ fn sqlite(job: &Job, access: Access) -> Arc<dyn Store> {
 
 #[cfg(feature = "encrypt")]
 fn builder(job: &Job) -> SyncVaultBuilder {
-    let builder = SyncVault::builder(&job.url);
+    let builder = SyncVault::builder(&job.url).all_principals();
     match job.is_sealed {
         true => builder.encryption(syncvault::store::crypt::Key::new([7; 32])),
         false => builder,
@@ -226,8 +236,12 @@ async fn work(vault: &SyncVault, job: &Job) {
         ("side1", Way::WriteAhead),
     ];
     let mut producers = tokio::task::JoinSet::new();
+    if job.is_sealed && job.store.is_shared() {
+        producers.spawn(keep_sealing_anew(vault.clone()));
+    }
     for (at, (lane, way)) in (0..).zip(lanes) {
         let producer = Producer {
+            has_principals: job.is_sealed,
             vault: vault.clone(),
             lane: format!("{lane}{}", job.tribe),
             way,
@@ -241,6 +255,14 @@ async fn work(vault: &SyncVault, job: &Job) {
     producers.join_all().await;
 }
 
+/// New keys, again and again, while others seal and open too.
+async fn keep_sealing_anew(vault: SyncVault) {
+    loop {
+        vault.reencrypt().await.expect("sealed anew");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Enqueue,
@@ -251,6 +273,8 @@ enum Way {
 /// Makes the actions of one lane, one after the other.
 struct Producer {
     vault: SyncVault,
+    /// On behalf of somebody of its own for each lane: the lanes of a sealed vault have different keys then.
+    has_principals: bool,
     lane: String,
     way: Way,
     cycle: u32,
@@ -301,6 +325,9 @@ impl Producer {
         };
         if !place.lane.starts_with(Place::SIDE) {
             request = request.lane(&place.lane);
+            if self.has_principals {
+                request = request.principal(&place.lane);
+            }
         }
         if self.dice.below(2) == 0 {
             request = request.idempotency_key(place.to_string());

@@ -22,6 +22,7 @@ struct Trouble {
     dir: PathBuf,
     url: String,
     store: Kind,
+    is_sealed: bool,
 }
 
 /// Not a test: what runs under strace. Without a job it does nothing.
@@ -38,7 +39,10 @@ fn makes_actions_when_told_to() {
 
 /// Says what was acknowledged, and goes on after an error: what comes after a failure must not be acknowledged falsely.
 async fn make_actions(job: Trouble) {
-    let opened = vault(job.store, &job.dir, &job.url, Draining::Background).await;
+    let opened = match job.is_sealed {
+        true => sealed(job.store, &job.dir, &job.url, Draining::Background).await,
+        false => vault(job.store, &job.dir, &job.url, Draining::Background).await,
+    };
     let Ok(vault) = opened else { return };
     let mut lanes = tokio::task::JoinSet::new();
     for lane in 0..3 {
@@ -66,10 +70,18 @@ struct Fault {
     on: &'static [&'static str],
 }
 
-const JOURNAL: &[&str] = &["journal/a", "journal/b", "journal/a.new", "journal/b.new"];
-const MARKS: &[&str] = &["format.new", "ballast.new", "LOCK"];
+impl Fault {
+    /// The keyring is only there when the vault is sealed.
+    fn is_sealed(&self) -> bool {
+        self.on == KEYRING
+    }
+}
 
-const FAULTS: [Fault; 7] = [
+const JOURNAL: &[&str] = &["journal/a", "journal/b", "journal/a.new", "journal/b.new"];
+const MARKS: &[&str] = &["format.new", "ballast.new", "LOCK", "mark"];
+const KEYRING: &[&str] = &["keyring.new", "keyring"];
+
+const FAULTS: [Fault; 11] = [
     fault("fdatasync,fsync", "EIO", &[]),
     fault("fdatasync,fsync", "ENOSPC", &[]),
     fault("pwrite64", "ENOSPC", &[]),
@@ -77,6 +89,10 @@ const FAULTS: [Fault; 7] = [
     fault("write", "ENOSPC", JOURNAL),
     fault("write", "EIO", JOURNAL),
     fault("write", "ENOSPC", MARKS),
+    fault("write", "EIO", MARKS),
+    fault("fdatasync,fsync", "EIO", MARKS),
+    fault("write", "EIO", KEYRING),
+    fault("fdatasync,fsync", "EIO", KEYRING),
 ];
 
 const fn fault(calls: &'static str, error: &'static str, on: &'static [&'static str]) -> Fault {
@@ -151,6 +167,7 @@ async fn run(kind: Kind, fault: &Fault, when: &str, dir: &Path, sums: &mut Sums)
         dir: dir.join("vault"),
         url: server.url(),
         store: kind,
+        is_sealed: fault.is_sealed(),
     };
     let log = dir.join("log");
     let mut child = Parent::of(traced(&job, fault, when, &log));
@@ -168,7 +185,7 @@ async fn run(kind: Kind, fault: &Fault, when: &str, dir: &Path, sums: &mut Sums)
         bytes_max: 0,
         store: kind,
         tribe: String::new(),
-        is_sealed: false,
+        is_sealed: fault.is_sealed(),
     };
     let left = Parent::start(&finish).listen_to_end(&mut history).await;
     let witness =

@@ -14,7 +14,7 @@ use syncvault::store::{MemoryStore, Store};
 use super::{Kind, filled};
 use crate::filled::{NOW, fill, id};
 
-const ON_DISK: [Kind; 2] = [Kind::Sled, Kind::Sqlite];
+const ON_DISK: [Kind; 3] = [Kind::Sled, Kind::Sqlite, Kind::Fjall];
 
 async fn look(path: &Path) -> Examination {
     examine(path, |_| {}).await.expect("examine")
@@ -238,6 +238,7 @@ async fn an_engine_that_cannot_be_opened_is_a_finding() {
         filled(kind, &path).await.close().await.expect("close");
         match kind {
             Kind::Sled => fs::write(path.join("journal/a"), "cut").expect("write"),
+            Kind::Fjall => fs::remove_file(path.join("fjall/version")).expect("removed"),
             _ => fs::write(path.join("vault.db"), vec![7; 50_000]).expect("write"),
         }
         let before = files(temp.path());

@@ -254,18 +254,3 @@ async fn the_store_sees_no_name() {
     let (_, opened) = (store.close().await, store);
     drop(opened);
 }
-
-#[cfg(feature = "sqlite")]
-#[tokio::test]
-async fn a_database_of_several_processes_is_not_sealed() {
-    use syncvault::store::crypt::Sealed;
-    use syncvault::store::{Access, SqliteOptions, SqliteStore};
-
-    let temp = tempfile::tempdir().expect("tempdir");
-    let mut options = SqliteOptions::default();
-    options.access = Access::Shared;
-    let shared = SqliteStore::open_with(temp.path().join("vault"), options).expect("open");
-    let sealed = Sealed::new(Arc::new(shared), Key::generate());
-    let error = sealed.open(super::NOW).await.expect_err("shared");
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-}
