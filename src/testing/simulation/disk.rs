@@ -14,8 +14,9 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::kv::{Batch, Engine};
 use crate::store::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Find, LaneTotals,
-    MemoryEngine, Opened, Page, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Find, KeptKeyring,
+    LaneTotals, MemoryEngine, Opened, Page, Query, Restore, Snapshot, Source, Store, StoreFuture,
+    Totals,
 };
 
 /// What the disk is told to do.
@@ -223,12 +224,12 @@ impl Store for WorldStore {
         self.call(Step::Read, "lane", move |store| store.lane(lane))
     }
 
-    fn keyring(&self) -> StoreFuture<'_, Option<Bytes>> {
+    fn keyring(&self) -> StoreFuture<'_, Option<KeptKeyring>> {
         self.inner.keyring()
     }
 
-    fn set_keyring(&self, keyring: Bytes) -> StoreFuture<'_, ()> {
-        self.inner.set_keyring(keyring)
+    fn set_keyring(&self, before: Option<u64>, keyring: Bytes) -> StoreFuture<'_, Option<u64>> {
+        self.inner.set_keyring(before, keyring)
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {
