@@ -30,6 +30,7 @@ pub(super) struct KeyringFile {
 }
 
 impl KeyringFile {
+    #[cfg(any(feature = "fjall", feature = "sled"))]
     pub(super) fn new(path: PathBuf) -> Self {
         let changing = Mutex::default();
         Self { path, changing }

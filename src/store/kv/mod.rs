@@ -49,8 +49,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 #[cfg(any(feature = "fjall", feature = "sled"))]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
