@@ -135,6 +135,16 @@ pub trait Engine: fmt::Debug {
         Ok(())
     }
 
+    /// Is next to nothing left of the room that was kept for a full disk? Then settled actions are forgotten before their
+    /// time, so that those that are pending still go out.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when it cannot be told.
+    fn is_tight(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Makes the whole batch durable, or fails. After [`ErrorKind::StorageFull`] nothing of it is there, the group is over,
     /// and the engine goes on; after any other error it is not used any more, but for [`abandon`](Self::abandon).
     ///
