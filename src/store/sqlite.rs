@@ -28,7 +28,7 @@ use self::file::{Mark, SidePlace};
 use super::KeptKeyring;
 use super::bodies::Bodies;
 use super::dir::{QUARANTINE, VaultDir};
-use super::kv::{KvStore, Sink, Site, append_within};
+use super::kv::{KvStore, Sink, Site, append_within, refuse_unfinished};
 #[cfg(feature = "encrypt")]
 use super::kv::{get_within, keyring_within, set_keyring_within};
 use super::{
@@ -180,7 +180,10 @@ impl SqliteStore {
             }
             // What others have open cannot be moved away.
             Access::Shared => {
-                let open = move || SqliteEngine::open_own(dir, &options);
+                let open = move || {
+                    refuse_unfinished(&dir)?;
+                    SqliteEngine::open_own(dir, &options)
+                };
                 KvStore::with_bodies(open, bodies)?.polled(poll)
             }
         };
@@ -315,7 +318,7 @@ impl Site for SqliteSite {
     }
 
     fn names(&self) -> &'static [&'static str] {
-        &[FILE, "vault.db-wal", "vault.db-shm"]
+        &[FILE, "vault.db-journal", "vault.db-wal", "vault.db-shm"]
     }
 
     fn is_doubted(&self) -> bool {

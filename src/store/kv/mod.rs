@@ -65,6 +65,8 @@ use self::keyring::KeyringFile;
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) use self::ladder::Site;
 use self::ladder::Started;
+#[cfg(feature = "sqlite")]
+pub(super) use self::ladder::refuse_unfinished;
 use self::queue::Queue;
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) use self::salvage::Sink;

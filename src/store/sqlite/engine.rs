@@ -42,7 +42,7 @@ impl SqliteEngine {
     pub(super) fn open_own(dir: Arc<VaultDir>, options: &SqliteOptions) -> Result<Self> {
         let path = dir.path().join(FILE);
         let _opening = dir.serialize()?;
-        let others = ["vault.db-wal", "vault.db-shm"];
+        let others = ["vault.db-journal", "vault.db-wal", "vault.db-shm"];
         refuse_links(others.map(|name| dir.path().join(name)))?;
         let is_new = file::create_private(&path)?;
         schema::check_own(&path)?;

@@ -2,6 +2,7 @@
 //! processes: locks and connections are as strange to each other as those of two processes are.
 
 mod peers;
+mod trouble;
 
 use std::fs;
 use std::path::Path;
@@ -230,93 +231,6 @@ async fn newer_tables_in_an_apps_database_are_refused() {
     let store = SqliteStore::outbox(temp.path().join("app.db")).expect("the directory");
     let refused = store.open(at(1)).await.expect_err("newer");
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
-}
-
-/// The database does not become longer than that: to SQLite, a full disk.
-fn limit(engine: &SqliteEngine, pages: u32) -> Result<()> {
-    let sql = format!("PRAGMA max_page_count = {pages}");
-    engine.connection.execute_batch(&sql).map_err(says("limit"))
-}
-
-fn over(open: impl FnOnce() -> Result<SqliteEngine> + Send + 'static, dir: &Path) -> SqliteStore {
-    SqliteStore {
-        store: KvStore::threaded(open).expect("the store"),
-        path: dir.join(FILE),
-        access: Access::Alone,
-    }
-}
-
-/// Symptom: on a full disk a lease found no page, and nothing was delivered any more. Cause: the room of the ballast went to
-/// others, and settled records are longer than queued ones. Fix: a reserve inside the database; when that is used up, what
-/// was settled long ago makes room.
-#[tokio::test]
-async fn what_is_queued_drains_when_the_database_cannot_grow() {
-    const COUNT: usize = 1500;
-    let temp = tempfile::tempdir().expect("a directory");
-    let mut options = SqliteOptions::default();
-    options.ballast_bytes = 128 * 1024;
-    let store = SqliteStore::open_with(temp.path(), options.clone()).expect("the store");
-    store.open(at(1)).await.expect("open");
-    for lane in 0..3 {
-        let one = |_| action(&format!("l{lane}"), vec![1; 40]);
-        let batch = (0..COUNT / 3).map(one).collect();
-        store.append(batch).await.expect("append");
-    }
-    store.close().await.expect("close");
-    let dir = VaultDir::open(temp.path()).expect("a directory");
-    let open = move || {
-        let engine = SqliteEngine::open_own(Arc::new(dir), &options)?;
-        let count = "PRAGMA page_count";
-        let pages = engine.connection.query_row(count, [], |row| row.get(0));
-        limit(&engine, pages.map_err(says("count"))?)?;
-        Ok(engine)
-    };
-    let store = over(open, temp.path());
-    store.open(at(2)).await.expect("open");
-    let mut leased = store.advance(leasing(3)).await.expect("lease").leased;
-    while let Some(next) = leased.pop() {
-        let mut advance = settling(&next.record, Settlement::Delivered { status: 200 });
-        advance.lease = leasing(5).lease;
-        advance.settle[0].answer = Some(vec![3; 300].into());
-        let done = store.advance(advance).await.expect("there is room");
-        leased.extend(done.leased);
-    }
-    let counts = store.totals().await.expect("totals").counts;
-    assert_eq!(counts.pending, 0);
-    assert!(
-        counts.retained > 0 && counts.retained < COUNT as u64,
-        "{counts:?}"
-    );
-    store.close().await.expect("close");
-    let store = opened(temp.path()).await;
-    assert!(store.open(at(9)).await.expect("open").is_balanced);
-}
-
-#[tokio::test]
-async fn a_full_disk_costs_the_group_and_not_the_store() {
-    let temp = tempfile::tempdir().expect("a directory");
-    let dir = VaultDir::open(temp.path()).expect("a directory");
-    let open = move || {
-        let engine = SqliteEngine::open_own(Arc::new(dir), &SqliteOptions::default())?;
-        limit(&engine, 40)?;
-        Ok(engine)
-    };
-    let store = over(open, temp.path());
-    store.open(at(1)).await.expect("open");
-    let kept = put(&store, action("l", vec![1; 1000])).await;
-    let full = store.append(vec![action("l", vec![2; 1_000_000])]).await;
-    assert_eq!(full.expect_err("full").kind(), ErrorKind::StorageFull);
-    let found = store.get(Find::Id(kept.id)).await.expect("not poisoned");
-    assert_eq!(found.as_ref(), Some(&kept));
-    store
-        .amend(Amend::Pause { paused: true })
-        .await
-        .expect("what is small fits");
-    store.close().await.expect("close");
-
-    let store = opened(temp.path()).await;
-    let page = store.page(Query::first(Part::Pending, 10)).await;
-    assert_eq!(page.expect("a page").records, [kept]);
 }
 
 /// Goal: damaged pages are told as damage, and never read as something else; the vault goes on. Method: overwrite every
