@@ -16,6 +16,9 @@ mod crash;
 /// Flipped bits and cut files: a vault opens all the same, and tells no lies.
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod damage;
+/// Chance, the same for the same seed.
+#[path = "../../src/testing/simulation/dice.rs"]
+mod dice;
 /// Full disks and failing calls, with root and strace only.
 #[cfg(all(feature = "sled", feature = "sqlite"))]
 mod disk_trouble;
@@ -36,6 +39,9 @@ mod layout;
 /// The outbox: a request in the app's own transaction.
 #[cfg(feature = "sqlite")]
 mod outbox;
+/// The pains that users of other queues report, each beside a naive client that has it.
+#[cfg(feature = "test-util")]
+mod pains;
 /// Bugs that are put into a copy of the source, for the suites to find.
 mod planted;
 /// Login pages of networks.
