@@ -126,6 +126,8 @@ impl Desk {
             Some(Appended::Queued { record, superseded }) => {
                 if let Some(older) = superseded {
                     parts.hub.publish(&older, EventKind::Superseded, now);
+                    // What stood behind it may go now, wherever this one goes.
+                    parts.wake.notify_one();
                 }
                 parts.hub.publish(&record, EventKind::Queued, now);
                 parts.wake_for(&record);

@@ -485,13 +485,16 @@ impl Worker {
             return false;
         }
         for finished in &mut self.finished {
-            // Its action is on disk: whoever waits for the settle need not wait for the disk.
-            if let Some((reply, told)) = finished.reply.take() {
+            let (reply, turn) = (finished.reply.take(), finished.turn.take());
+            if reply.is_some() || turn.is_some() {
                 self.parts.hold_lane(finished.lane.clone());
+            }
+            // Its action is on disk: whoever waits for the settle need not wait for the disk.
+            if let Some((reply, told)) = reply {
                 drop(reply.send(told));
             }
-            // Nor need the next of its lane: the store queues it behind this one, or says that it cannot.
-            drop(finished.turn.take());
+            // Nor need the next of its lane: it is queued behind this one, or told that it may not pass.
+            drop(turn);
         }
         self.passes.fail(error);
         self.failures = self.failures.saturating_add(1);

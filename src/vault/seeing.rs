@@ -206,11 +206,14 @@ impl SyncVault {
         let principal_gate = gates.get(&principal).filter(is_closed);
         let held = gates.held(&record.origin, now);
         let held = held.filter(|hold| hold.until >= due);
+        // A probe goes whatever holds attempts back.
+        let is_probed = *parts.mode.borrow() == ConnectivityMode::Auto;
+        let attempt = held.filter(|_| !is_probed).map(|hold| hold.until);
         match (portal, origin_gate, held, principal_gate) {
             (Some(gate), ..) => WhyPending::Portal {
                 origin: record.origin,
                 sign: record.portal,
-                next: gate.closed_until.max(now),
+                next: gate.closed_until.max(attempt.unwrap_or(now)).max(now),
             },
             (_, Some(gate), ..) if gate.closed_until >= due => WhyPending::OriginWaits {
                 origin: record.origin,

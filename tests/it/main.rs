@@ -73,3 +73,6 @@ mod story;
 mod sync;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.
 mod transport;
+/// What nothing holds back starts within the promised time.
+#[cfg(feature = "test-util")]
+mod wake_ups;

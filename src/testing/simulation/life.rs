@@ -438,10 +438,11 @@ async fn watch_wakes(world: Arc<World>, vault: SyncVault) {
             false => LOOK,
         };
         seen = attempts;
-        let now = world.elapsed();
+        let (now, is_behind) = (world.elapsed(), world.is_clock_behind());
         let is_fair = {
             let state = world.state();
-            let is_calm = state.disk.pace_ms == 0 && !state.has_jumped && !state.is_crashed;
+            let has_jumped = state.has_jumped || is_behind;
+            let is_calm = state.disk.pace_ms == 0 && !has_jumped && !state.is_crashed;
             let is_well = state.disk.failed_at.is_none_or(|at| at + FAILURE_MAX < now);
             // What is on the wire holds a slot, also when its principal is forgotten meanwhile.
             is_calm && is_well && !state.history.is_on_wire(state.life)
