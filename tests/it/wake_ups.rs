@@ -10,16 +10,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
+use proptest::test_runner::{FileFailurePersistence, RngSeed};
 use syncvault::clock::Clock;
 use syncvault::connectivity::AlwaysReachable;
 use syncvault::decide::OriginPolicy;
 use syncvault::store::MemoryStore;
 use syncvault::testing::{FakeServer, Faults, FaultyStore, TestClock};
-use syncvault::{ActionId, ConnectivityMode, Paging, RetryPolicy, SyncVault, WhyPending};
+use syncvault::{ActionId, ConnectivityMode, Delivery, Paging, RetryPolicy, SyncVault, WhyPending};
 
 use outside::OutsideStore;
-use steps::{How, Step, Terms, steps};
+use steps::{How, Step, Target, Terms, steps};
 
 /// Where requests go; the first is the base.
 const ORIGINS: [&str; 2] = ["http://a.test", "http://b.test"];
@@ -230,20 +230,56 @@ async fn what_stands_behind_one_that_is_superseded_goes_at_once() {
     assert_eq!(seen.last().map(|seen| seen.path()), Some("/behind"));
 }
 
+/// Found by the property below. Symptom: `why_pending` told a time that came and went. Cause: with connectivity set to online
+/// nothing probes a portal, and what held attempts back was left out of its next time.
+#[test]
+fn the_next_time_of_a_portal_counts_what_holds_attempts_back() {
+    let target = |lane, origin, not_before| Target::new(lane, origin).not_before(not_before);
+    let steps = [
+        Step::Answers(1, How::Status(429, None)),
+        Step::Enqueue(target(0, 1, 0)),
+        Step::Mode(ConnectivityMode::Online),
+        Step::Answers(1, How::Portal),
+        Step::Wait(720),
+        Step::Wait(44),
+        Step::Send(target(1, 0, 6), Delivery::WriteAhead),
+    ];
+    let terms = Terms {
+        seed: 0,
+        max_in_flight: 1,
+        is_off: false,
+        pace: Duration::ZERO,
+    };
+    on_paused_time(run(&terms, &steps));
+}
+
+fn on_paused_time(run: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(run);
+}
+
+/// The same cases in each run, so that a test run says the same twice. `PROPTEST_RNG_SEED` and `PROPTEST_CASES` ask for others.
+fn config() -> ProptestConfig {
+    let mut config = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
+        config.rng_seed = RngSeed::Fixed(7);
+    }
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 300;
+    }
+    config.max_shrink_iters = 2000;
+    config.failure_persistence = Some(Box::new(FileFailurePersistence::Off));
+    config
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 300,
-        max_shrink_iters: 2000,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(config())]
 
     /// Goal: whenever something is due, its origin is open and the worker lives, an attempt starts within the promised time.
     /// Method: see the head of this file.
     #[test]
     fn no_wake_up_is_lost_whatever_comes_together(terms: Terms, steps in steps()) {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_time().start_paused(true).build();
-        runtime.expect("a runtime").block_on(run(&terms, &steps));
+        on_paused_time(run(&terms, &steps));
     }
 }

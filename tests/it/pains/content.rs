@@ -113,7 +113,7 @@ fn pain_18_it_can_be_seen_why_something_waits() {
         let (asked, next) = (world.clock.now(), head.as_ref().and_then(|why| why.next));
         wrongs.unless(next.is_some(), format!("no time is told: {head:?}"));
         let before = world.arrivals().len();
-        pass(2 * HOUR).await;
+        pass(20 * MINUTE).await;
         let told = next.unwrap_or_default();
         let arrivals = world.arrivals();
         let came = arrivals.get(before).map(|next| next.at);

@@ -58,11 +58,6 @@ impl Disk {
         self.state().fate = Some((commits, cut));
     }
 
-    /// The power is not cut any more.
-    pub(super) fn spare(&self) {
-        self.state().fate = None;
-    }
-
     /// Waits for the cut.
     pub(super) async fn was_cut(&self) {
         self.cut.notified().await;

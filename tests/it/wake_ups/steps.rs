@@ -126,6 +126,23 @@ pub(super) struct Target {
     is_newest: bool,
 }
 
+impl Target {
+    pub(super) fn new(lane: u8, origin: usize) -> Self {
+        Self {
+            lane,
+            origin,
+            not_before: 0,
+            expires_in: 0,
+            is_newest: false,
+        }
+    }
+
+    pub(super) fn not_before(mut self, millis: u64) -> Self {
+        self.not_before = millis;
+        self
+    }
+}
+
 fn target() -> impl Strategy<Value = Target> {
     let some = prop_oneof![6 => Just(0), 1 => 1_u64..20_000];
     let is_newest = prop::bool::weighted(0.2);
