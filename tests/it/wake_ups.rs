@@ -231,7 +231,7 @@ async fn what_stands_behind_one_that_is_superseded_goes_at_once() {
 }
 
 /// Found by the property below. Symptom: `why_pending` told a time that came and went. Cause: with connectivity set to online
-/// nothing probes a portal, and what held attempts back was left out of its next time.
+/// nothing probes a portal, and what else held the attempt back was left out of the next time.
 #[test]
 fn the_next_time_of_a_portal_counts_what_holds_attempts_back() {
     let target = |lane, origin, not_before| Target::new(lane, origin).not_before(not_before);

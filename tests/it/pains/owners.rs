@@ -1,4 +1,4 @@
-//! Pains 5, 6 and 20: tokens that end, users that change, and what lies on the disk in clear.
+//! Pains 5, 6 and 20: tokens that end, users that change, what lies on the disk in clear, and two processes on it.
 
 use std::sync::{Arc, Mutex};
 
@@ -120,6 +120,43 @@ fn pain_20_no_secret_lies_on_the_disk() {
             wrongs.same(world.effects(&order.name), 1, &order.name);
         }
         wrongs.unless(!world.disk.holds(&secret), "the token stays on the disk");
+        wrongs
+    });
+}
+
+/// Symptom: the app is started twice, and both send what lies in the one queue.
+#[cfg(feature = "sled")]
+#[test]
+fn pain_20_two_processes_do_not_send_the_same_queue() {
+    use super::world::MINUTE;
+
+    pain(0..5, &[&[]], async |world| {
+        let dir = tempfile::tempdir().expect("tempdir");
+        world.lies_in(dir.path());
+        world.serve(|_, _| Reply::unreachable());
+        let client = world.opened().await;
+        let orders: Vec<Order> = (0..6)
+            .map(|n| Order::new(n.to_string()).lane(world.dice.pick(&["a", "b"])))
+            .collect();
+        client.post_all(&orders).await;
+        let second = world.open().await;
+        let before = world.arrivals().len();
+        world.serve(|_, _| Reply::default());
+        for _ in 0..100 {
+            // Time is paused, the disk is not: each look waits for it.
+            pass(MINUTE).await;
+            if client.pending().await.is_empty() {
+                break;
+            }
+        }
+        let mut wrongs = Wrongs::default();
+        let arrivals = world.arrivals().split_off(before);
+        for order in &orders {
+            let seen = arrivals.iter().filter(|one| one.name == order.name).count();
+            wrongs.same(seen, 1, &order.name);
+        }
+        drop(second);
+        client.die().await;
         wrongs
     });
 }

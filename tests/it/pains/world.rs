@@ -178,6 +178,8 @@ pub(super) struct World {
     arrivals: Arc<Mutex<Vec<Arrival>>>,
     habits: Option<&'static [Habit]>,
     tune: Tune,
+    /// Where the vault lies, when it does not lie on the disk of this run.
+    place: Option<PathBuf>,
     opened: u64,
     seed: u64,
 }
@@ -246,6 +248,7 @@ impl World {
             arrivals: Arc::default(),
             habits,
             tune: |builder| builder,
+            place: None,
             opened: 0,
             seed,
         };
@@ -256,6 +259,12 @@ impl World {
     /// Options of the vault that the scenario is about; a naive client has none.
     pub(super) fn tune(&mut self, tune: Tune) {
         self.tune = tune;
+    }
+
+    /// Puts the vault into a directory, with the locks that go with it. A naive client has none.
+    #[cfg(feature = "sled")]
+    pub(super) fn lies_in(&mut self, place: &std::path::Path) {
+        self.place = Some(place.join("vault"));
     }
 
     /// What the server does from now on. Each attempt is noted.
@@ -290,8 +299,11 @@ impl World {
             return Ok(Client::new(Kind::Naive(naive), &self.town));
         }
         let town = self.town.clone();
-        let builder = SyncVault::builder(BASE)
-            .store(KvStore::inline(disk.plug()))
+        let builder = match &self.place {
+            Some(place) => SyncVault::builder(BASE).storage_path(place),
+            None => SyncVault::builder(BASE).store(KvStore::inline(disk.plug())),
+        };
+        let builder = builder
             .transport(self.server.transport())
             .connectivity(self.town.clone())
             .clock(self.clock.clone())
