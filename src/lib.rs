@@ -127,13 +127,14 @@ pub use action::{
 pub use builder::SyncVaultBuilder;
 pub use dead_letters::DeadLetters;
 pub use decide::{Backoff, DeadLane, RetryPolicy};
-pub use dispatch::{Delivery, Outcome};
+pub use dispatch::{Delivery, Outcome, Replaced};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
 pub use listing::{Listing, Paging};
 pub use parts::{
-    Connection, ConnectivityMode, DeadLetter, Draining, GateStats, IntoVerified, OriginStats,
-    Stats, Unsure, VerdictCounts, Verified, VerifyError,
+    Coalesced, Coalescing, Connection, ConnectivityMode, DeadLetter, Draining, GateStats,
+    IntoVerified, Merge, OriginStats, Stats, Unsure, VerdictCounts, Verified, VerifyError,
+    WholeRequest,
 };
 pub use payload::{Compression, Form, FormPart};
 pub use request::RequestBuilder;

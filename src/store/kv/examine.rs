@@ -9,7 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::Engine;
-use super::append::{is_key_free, is_untried, settled_at};
+use super::append::{is_key_free, settled_at};
 use super::keys::{self, Place};
 use super::lanes::LaneRow;
 use super::queue::{Run, Tally, parse};
@@ -307,12 +307,7 @@ impl<E: Engine> Examined<'_, E> {
         if let Some(expires) = record.expires {
             self.must_have(record, &keys::expiry(expires, record.id), "what expires")?;
         }
-        match &record.coalesce {
-            Some(key) if is_untried(record) => {
-                self.must_lead_to(record, &keys::coalesce(no, key), "coalescing keys")
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn must_have(&mut self, record: &Record, key: &[u8], index: &str) -> Result<()> {

@@ -183,7 +183,7 @@ impl History {
             EventKind::DeadLettered { .. } => Known::Dead,
             EventKind::Cancelled => Known::Cancelled,
             EventKind::Expired => Known::Expired,
-            EventKind::Superseded => Known::Superseded,
+            EventKind::Superseded { .. } => Known::Superseded,
             EventKind::Returned { .. } | EventKind::Evicted => Known::Gone,
             EventKind::Salvaged { .. } => return None,
         };
