@@ -13,9 +13,9 @@ impl SyncVaultBuilder {
     /// meanwhile: let it only look at the two. Its word holds only for what it saw: nothing that is on the wire by then is
     /// merged or cancelled. A panic in it keeps both.
     ///
-    /// It is not asked, and both are kept, when one of the bodies is over 1 MiB, comes from a file or a form with files, or has a
-    /// `Content-Encoding`; when the newer one was tried before it was queued; in a transaction
-    /// of the app (`enqueue_in`); and when a merged body is over [`body_bytes_max`](Self::body_bytes_max).
+    /// It is not asked, and both are kept, when one of the bodies is over 1 MiB or has a `Content-Encoding`; when that of the newer
+    /// one is streamed from files; when the newer one was tried before it was queued; and in a transaction of the app
+    /// (`enqueue_in`). Both are kept too when a merged body is over [`body_bytes_max`](Self::body_bytes_max).
     ///
     /// # A to-do list, edited offline
     ///
