@@ -83,6 +83,9 @@ pub struct Record {
     /// A newer action with the same one, in the same lane, can take the place of this one as long as no byte of it has left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<String>,
+    /// A later action waits under its coalescing key, and this one does not any more. The store sets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_passed: bool,
     /// The action that took the place of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded_by: Option<ActionId>,
@@ -149,6 +152,7 @@ impl Record {
             portal: None,
             priority: 0,
             coalesce: None,
+            is_passed: false,
             superseded_by: None,
             is_merged: false,
             fingerprint: String::new(),

@@ -26,7 +26,7 @@ enum Waiting {
     Gone,
     /// No rule is asked about it.
     Unasked,
-    Asked(Record, WholeRequest),
+    Asked(Box<(Record, WholeRequest)>),
 }
 
 impl Desk {
@@ -77,7 +77,7 @@ impl Desk {
                 append.over = Over::Nothing;
                 return Ok(Some(append));
             }
-            Waiting::Asked(old, waiting) => (old, waiting),
+            Waiting::Asked(seen) => *seen,
         };
         let lane = append.record.lane.bare();
         let coalescing = Coalescing {
@@ -129,7 +129,7 @@ impl Desk {
             return Ok(Waiting::Gone);
         };
         Ok(match whole(store.clone(), body).await {
-            Ok(body) => Waiting::Asked(old, WholeRequest::new(request, body)),
+            Ok(body) => Waiting::Asked(Box::new((old, WholeRequest::new(request, body)))),
             // Damaged, or gone meanwhile: who sends it finds out.
             Err(error) if error.kind() == ErrorKind::Corrupt => Waiting::Unasked,
             Err(error) => return Err(error),

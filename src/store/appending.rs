@@ -63,8 +63,8 @@ pub enum Direct {
 
 /// Whose place an [`Append`] takes. Only a queued action of which no byte has left can be taken over.
 ///
-/// Under a coalescing key waits the action that was queued last with it in its lane, as long as it can be taken over. One that
-/// comes back from an attempt of which nothing left waits under it again, unless a later one does.
+/// Under a coalescing key waits the last action of the lane that has it, as long as it can be taken over. One that a later one
+/// [passed](Record::is_passed) does not wait under it again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Over {

@@ -62,6 +62,7 @@ impl<E: Engine> Queue<E> {
             self.lease_new(&mut record, &body, append.now)?;
             return Ok(Appended::Leased { record, superseded });
         }
+        self.pass_key(&mut record)?;
         self.write_birth(&mut record, &body)?;
         self.place(&record)?;
         self.index_queued(&record)?;

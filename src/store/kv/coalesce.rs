@@ -11,10 +11,6 @@ use crate::error::Result;
 use crate::store::{Appended, LanePlace, Over, Then};
 
 /// Whose place a new action gets.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, and taken apart at once"
-)]
 pub(super) enum Claim {
     /// Nobody's.
     Free,
@@ -69,8 +65,27 @@ impl<E: Engine> Queue<E> {
             return Ok(None);
         };
         match self.find(keys::id_at(&id, 0)?)? {
-            Found::Record(old) if is_unsent(&old) => Ok(Some(old)),
+            Found::Record(old) if is_waiting(&old) => Ok(Some(old)),
             _ => Ok(None),
+        }
+    }
+
+    /// To be called before a queued record is written: of two with one coalescing key, only the later one waits under it.
+    pub(super) fn pass_key(&mut self, record: &mut Record) -> Result<()> {
+        if !is_waiting(record) {
+            return Ok(());
+        }
+        match self.waiting_of(record)? {
+            Some(other) if other.id == record.id => Ok(()),
+            Some(other) if other.seq > record.seq => {
+                record.is_passed = true;
+                Ok(())
+            }
+            Some(mut other) => {
+                other.is_passed = true;
+                self.rewrite(&mut other)
+            }
+            None => Ok(()),
         }
     }
 
@@ -108,6 +123,7 @@ impl<E: Engine> Queue<E> {
     ) -> Result<Appended> {
         let waiting = self.end_queued(old, Change::Cancel { at })?;
         self.admit(&mut record, None, at);
+        self.pass_key(&mut record)?;
         self.write_birth(&mut record, body)?;
         self.place(&record)?;
         self.index_queued(&record)?;
@@ -117,13 +133,9 @@ impl<E: Engine> Queue<E> {
         })
     }
 
-    /// Lets a queued action wait under its coalescing key, unless a later one does.
+    /// Lets a queued action wait under its coalescing key.
     pub(super) fn index_waiting(&mut self, record: &Record) -> Result<()> {
-        let Some(key) = self.waiting_key(record)? else {
-            return Ok(());
-        };
-        let other = self.waiting_at(&key)?;
-        if other.is_none_or(|other| other.seq <= record.seq) {
+        if let Some(key) = self.waiting_key(record)? {
             self.txn.put(key, keys::id_value(record.id));
         }
         Ok(())
@@ -142,7 +154,7 @@ impl<E: Engine> Queue<E> {
 
     fn waiting_key(&mut self, record: &Record) -> Result<Option<keys::Key>> {
         match &record.coalesce {
-            Some(coalesce) if is_unsent(record) => {
+            Some(coalesce) if is_waiting(record) => {
                 let no = self.lane_mut(&record.lane)?.no;
                 Ok(Some(keys::coalesce(no, coalesce)))
             }
@@ -152,8 +164,13 @@ impl<E: Engine> Queue<E> {
 }
 
 /// May another one take its place?
-pub(super) fn is_unsent(record: &Record) -> bool {
+fn is_unsent(record: &Record) -> bool {
     matches!(record.state, State::Queued { .. }) && record.wire == WireState::NeverSent
+}
+
+/// Does it wait under its coalescing key?
+pub(super) fn is_waiting(record: &Record) -> bool {
+    is_unsent(record) && record.coalesce.is_some() && !record.is_passed
 }
 
 fn place_of(then: Then) -> LanePlace {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::Engine;
 use super::append::{is_key_free, settled_at};
+use super::coalesce::is_waiting;
 use super::keys::{self, Place};
 use super::lanes::LaneRow;
 use super::queue::{Run, Tally, parse};
@@ -307,7 +308,12 @@ impl<E: Engine> Examined<'_, E> {
         if let Some(expires) = record.expires {
             self.must_have(record, &keys::expiry(expires, record.id), "what expires")?;
         }
-        Ok(())
+        match &record.coalesce {
+            Some(key) if is_waiting(record) => {
+                self.must_lead_to(record, &keys::coalesce(no, key), "coalescing keys")
+            }
+            _ => Ok(()),
+        }
     }
 
     fn must_have(&mut self, record: &Record, key: &[u8], index: &str) -> Result<()> {

@@ -144,7 +144,7 @@ pub async fn what_waits_under_a_coalescing_key_is_found(factory: &impl StoreFact
         assert_eq!(find(&rig, name, key).await, None);
     }
     rig.cancel(second.id).await;
-    assert_eq!(find(&rig, "a", "c").await, None, "it does not wait");
+    assert_eq!(find(&rig, "a", "c").await, None, "the first was passed");
 }
 
 /// A first attempt that found no network changes nothing: no byte of it has left.
@@ -160,6 +160,25 @@ pub async fn what_was_tried_and_never_left_is_superseded(factory: &impl StoreFac
     assert_eq!(rig.lease_only().await.id, new.id);
 }
 
+/// One that comes back from an attempt of which nothing left does not wait in front of a later one.
+pub async fn what_comes_back_is_passed_by_a_later_one(factory: &impl StoreFactory) {
+    let rig = rig(factory).await;
+    let first = rig.queue(rig.draft("a").coalesce("c")).await;
+    let leased = rig.lease_only().await;
+    let second = rig.queue(rig.draft("a").coalesce("c")).await;
+    let mut settle = settle_of(&leased, retry_at(rig.now));
+    settle.wire = WireState::NeverSent;
+    rig.settle_with(settle).await.expect("accepted");
+    assert!(rig.record(first.id).await.is_passed);
+    let (third, told) = superseded(rig.append(rig.draft("a").coalesce("c")).await);
+    assert_eq!(told.id, second.id);
+    for want in [first.id, third.id] {
+        let leased = rig.lease_only().await;
+        assert_eq!(leased.id, want);
+        rig.deliver(&leased).await;
+    }
+}
+
 /// Both stay, in their order, and the newer one is the one that waits.
 pub async fn over_nothing_keeps_both(factory: &impl StoreFactory) {
     let rig = rig(factory).await;
@@ -168,7 +187,8 @@ pub async fn over_nothing_keeps_both(factory: &impl StoreFactory) {
     let second = rig.queue(second).await;
     let (third, told) = superseded(rig.append(rig.draft("a").coalesce("c")).await);
     assert_eq!(told.id, second.id);
-    assert_eq!(rig.record(first.id).await, first);
+    let first = rig.record(first.id).await;
+    assert!(first.is_passed && first.due().is_some());
     let pending = rig.all(Part::Lane(lane("a")), 10).await;
     assert_eq!(ids(&pending), [first.id, third.id]);
 }

@@ -175,6 +175,7 @@ macro_rules! __store_contract_rules {
                 a_burst_coalesces_to_its_last
                 what_waits_under_a_coalescing_key_is_found
                 what_was_tried_and_never_left_is_superseded
+                what_comes_back_is_passed_by_a_later_one
                 over_nothing_keeps_both
                 over_vacant_is_refused_when_something_waits
                 a_successor_goes_where_it_was_told_to

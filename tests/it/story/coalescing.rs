@@ -432,3 +432,82 @@ async fn the_rule_is_asked_again_when_the_queue_changed() {
         [one("PATCH", "/todos/1", r#"{"b":2,"z":0}"#)]
     );
 }
+
+/// The same with two vaults on one file: each merges into what the other queued, and one of them sends it.
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn merges_of_several_vaults_on_one_file_lose_nothing() {
+    use syncvault::store::SqliteStore;
+
+    for seed in 0..3 {
+        let (server, dir) = (ChaosServer::start().await, tempfile::tempdir());
+        let dir = dir.expect("dir");
+        let mut vaults = Vec::new();
+        for _ in 0..2 {
+            let store = SqliteStore::open_with(dir.path(), shared()).expect("store");
+            let vault = bare_builder(&server).store(store).coalesce_by(rule);
+            vaults.push(vault.build().await.expect("vault"));
+        }
+        nothing_is_lost(&vaults, &server, seed).await;
+        assert_balanced(&vaults[0]).await;
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn shared() -> syncvault::store::SqliteOptions {
+    let mut options = syncvault::store::SqliteOptions::default();
+    options.access = syncvault::store::Access::Shared;
+    options.poll = Duration::from_millis(10);
+    options
+}
+
+/// The same in a sealed vault, which seals itself anew meanwhile.
+#[cfg(feature = "encrypt")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn merges_in_a_sealed_vault_lose_nothing() {
+    use syncvault::store::crypt::{Key, Keys};
+
+    for seed in 0..4 {
+        let server = ChaosServer::start().await;
+        let key = || async { std::io::Result::Ok(Keys::new(Key::new([7; 32]))) };
+        let vault = builder(&server).coalesce_by(rule).encryption(key);
+        let vault = vault.build().await.expect("vault");
+        let (anew, stop) = (vault.clone(), Arc::new(AtomicU32::new(0)));
+        let is_over = stop.clone();
+        let sealing = tokio::spawn(async move {
+            while is_over.load(Ordering::Relaxed) == 0 {
+                anew.reencrypt().await.expect("reencrypt");
+                tokio::task::yield_now().await;
+            }
+        });
+        nothing_is_lost(std::slice::from_ref(&vault), &server, seed).await;
+        stop.store(1, Ordering::Relaxed);
+        soon(sealing).await.expect("sealing");
+        assert_balanced(&vault).await;
+    }
+}
+
+/// In a transaction of the app nobody is asked: both are kept, and nothing is lost.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn in_a_transaction_both_are_kept() {
+    use syncvault::rusqlite::Connection;
+    use syncvault::store::SqliteStore;
+
+    let (server, dir) = (ChaosServer::start().await, tempfile::tempdir());
+    let dir = dir.expect("dir");
+    let file = dir.path().join("app.db");
+    let mut app = Connection::open(&file).expect("open");
+    SqliteStore::attach(&app).expect("the tables of the outbox");
+    let store = SqliteStore::outbox_with(&file, shared()).expect("store");
+    let vault = paused(bare_builder(&server).store(store).coalesce_by(rule)).await;
+    kept(patch(&vault, &json!({"a": 1}))).await;
+    let transaction = app.transaction().expect("begin");
+    let second = patch(&vault, &json!({"b": 2}));
+    second.enqueue_in(&transaction).expect("enqueue");
+    transaction.commit().expect("commit");
+    kept(patch(&vault, &json!({"c": 3}))).await;
+    drained(&vault).await;
+    let bodies: Vec<_> = seen(&server).into_iter().map(|(_, _, body)| body).collect();
+    assert_eq!(bodies, [r#"{"a":1}"#, r#"{"b":2,"c":3}"#]);
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::super::append::settled_at;
-use super::super::coalesce::is_unsent;
+use super::super::coalesce::is_waiting;
 use super::super::keys::{self, Place, Ready};
 use super::super::lanes::LaneRow;
 use super::super::queue::parse;
@@ -56,7 +56,7 @@ impl<E: Engine> Examined<'_, E> {
         })?;
         self.over(b"c", |this, _, value| {
             this.must_be(keys::id_at(value, 0)?, "coalescing keys", |record| {
-                record.coalesce.is_some() && is_unsent(record)
+                is_waiting(record)
             })
         })?;
         self.over(b"p", |this, key, _| {

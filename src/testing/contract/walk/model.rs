@@ -1,8 +1,6 @@
 //! The store as a list: slow, in memory, and simple enough to be seen to be right.
 //! What the contract leaves open, it takes over from the store after checking it against the contract.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 
 use crate::action::{ActionId, Counts, Lane, Ledger, Record, State, WireState};
@@ -33,8 +31,6 @@ pub(super) struct Model {
     pub(super) epoch: u64,
     pub(super) is_paused: bool,
     places: u64,
-    /// What waits, or waited last, under each coalescing key of each lane.
-    pub(super) waiting: HashMap<(Lane, String), ActionId>,
 }
 
 /// What an append must give.

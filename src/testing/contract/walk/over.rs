@@ -41,30 +41,28 @@ impl Model {
         }
     }
 
-    /// What waits under the coalescing key of a record.
+    /// What waits under the coalescing key of a record, beside itself.
     fn waiting(&self, of: &Record) -> Option<ActionId> {
-        let key = (of.lane.clone(), of.coalesce.clone()?);
-        let id = *self.waiting.get(&key)?;
-        self.get(id)
-            .filter(|kept| kept.is_unsent())
-            .map(|kept| kept.record.id)
+        of.coalesce.as_ref()?;
+        let is_other = |kept: &&Kept| {
+            let record = &kept.record;
+            let same = record.coalesce == of.coalesce && record.lane == of.lane;
+            same && kept.is_unsent() && !record.is_passed && record.id != of.id
+        };
+        self.kept.iter().find(is_other).map(|kept| kept.record.id)
     }
 
-    /// A queued action waits under its coalescing key, unless a later one does.
+    /// Of two with one coalescing key, only the later one waits under it.
     pub(super) fn wait(&mut self, id: ActionId) {
-        let Some(kept) = self.get(id).filter(|kept| kept.is_unsent()) else {
+        let is_waiting = |kept: &&Kept| kept.is_unsent() && !kept.record.is_passed;
+        let Some(kept) = self.get(id).filter(is_waiting) else {
             return;
         };
-        let Some(key) = kept.record.coalesce.clone() else {
-            return;
-        };
-        let key = (kept.record.lane.clone(), key);
-        let other = self
-            .waiting(&kept.record)
-            .and_then(|other| self.get(other))
-            .map(|other| other.place);
-        if other.is_none_or(|other| other <= kept.place) {
-            self.waiting.insert(key, id);
+        let (place, other) = (kept.place, self.waiting(&kept.record));
+        if let Some(other) = other {
+            let is_later = self.get(other).is_some_and(|other| other.place > place);
+            let passed = if is_later { id } else { other };
+            self.get_mut(passed).record.is_passed = true;
         }
     }
 
@@ -83,6 +81,7 @@ impl Model {
     pub(super) fn cancel_both(&mut self, waiting: ActionId, append: &Append) -> Want {
         self.cancel(waiting, append.now);
         self.add(append, None);
+        self.wait(append.record.id);
         self.cancel(append.record.id, append.now);
         Want::Cancelled { waiting }
     }
