@@ -61,6 +61,22 @@ pub(super) fn seen(server: &ChaosServer) -> Vec<(String, String, String)> {
     server.received().into_iter().map(of).collect()
 }
 
+/// Pauses, and waits for the end of the attempt that may be running.
+pub(super) async fn held(vault: &SyncVault, ticket: &Ticket) -> syncvault::Action {
+    vault.pause().await.expect("pause");
+    let is_over = async {
+        loop {
+            let action = vault.action(ticket.id()).await.expect("action");
+            let action = action.expect("known");
+            if matches!(action.state, syncvault::State::Queued { .. }) {
+                return action;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(is_over).await
+}
+
 fn one(method: &str, path: &str, body: &str) -> (String, String, String) {
     (method.to_owned(), path.to_owned(), body.to_owned())
 }
@@ -135,17 +151,12 @@ async fn what_was_never_created_is_never_deleted() {
         .await
         .expect("vault");
     server.down().await;
-    vault.set_connectivity(syncvault::ConnectivityMode::Auto);
     let created = post(&vault, &json!({"title": "milk"}))
         .send()
         .await
         .expect("send");
     let created = created.ticket().expect("queued");
-    let action = vault
-        .action(created.id())
-        .await
-        .expect("action")
-        .expect("known");
+    let action = held(&vault, &created).await;
     assert!(action.attempts > 0, "it was tried");
     let changed = kept(patch(&vault, &json!({"done": true}))).await;
     let delete = vault.delete("/todos/1").coalesce("todo-1");
@@ -163,8 +174,8 @@ async fn what_was_never_created_is_never_deleted() {
     let last = soon(events.next()).await.expect("known");
     assert_eq!(last.kind, EventKind::Cancelled);
     server.up().await;
-    let other = kept(vault.post("/other")).await;
-    soon(other.wait()).await.expect("end");
+    kept(vault.post("/other")).await;
+    drained(&vault).await;
     assert_eq!(seen(&server), [one("POST", "/other", "")]);
     let ledger = vault.ledger().await.expect("ledger");
     assert_eq!(
@@ -198,6 +209,28 @@ async fn what_left_is_not_touched() {
     let methods: Vec<_> = effects.iter().map(|effect| &*effect.method).collect();
     assert_eq!(methods, ["POST", "DELETE"]);
     assert_balanced(&vault).await;
+}
+
+/// What was tried before it was queued may have arrived with its body and its key: neither changes any more.
+#[tokio::test]
+async fn what_was_tried_before_it_was_queued_is_not_merged() {
+    let server = ChaosServer::start().await;
+    server.next(Behaviour::drop_answer().after(Duration::from_millis(300)));
+    let vault = builder(&server).coalesce_by(rule).build().await;
+    let vault = vault.expect("vault");
+    let tried = patch(&vault, &json!({"a": 1})).idempotency_key("tried");
+    let tried = tokio::spawn(tried.delivery(syncvault::Delivery::OnFailure).send());
+    server.wait_received(1).await;
+    vault.pause().await.expect("pause");
+    let waiting = kept(patch(&vault, &json!({"b": 2}))).await;
+    let sent = soon(tried).await.expect("no panic").expect("send");
+    assert!(sent.is_queued());
+    assert_eq!(waiting.end().await.expect("end"), None);
+    drained(&vault).await;
+    let bodies = server.received().into_iter();
+    let bodies: Vec<_> = bodies.map(|request| request.body).collect();
+    assert_eq!(bodies, [&br#"{"a":1}"#[..], br#"{"b":2}"#, br#"{"a":1}"#]);
+    assert_eq!(server.violations(), [""; 0]);
 }
 
 /// With something queued between the two, a merge would let one overtake: both are kept, unless the app names a place.
@@ -502,7 +535,9 @@ async fn in_a_transaction_both_are_kept() {
     let store = SqliteStore::outbox_with(&file, shared()).expect("store");
     let vault = paused(bare_builder(&server).store(store).coalesce_by(rule)).await;
     kept(patch(&vault, &json!({"a": 1}))).await;
-    let transaction = app.transaction().expect("begin");
+    app.busy_timeout(Duration::from_secs(20)).expect("patience");
+    let behavior = syncvault::rusqlite::TransactionBehavior::Immediate;
+    let transaction = app.transaction_with_behavior(behavior).expect("begin");
     let second = patch(&vault, &json!({"b": 2}));
     second.enqueue_in(&transaction).expect("enqueue");
     transaction.commit().expect("commit");

@@ -6,7 +6,7 @@ use syncvault::{
     Cancellation, End, ErrorKind, EventKind, Replaced, SyncVault, SyncVaultBuilder, Ticket,
 };
 
-use super::coalescing::{drained, paused, seen};
+use super::coalescing::{drained, held, paused, seen};
 use super::{assert_balanced, bare_builder, builder, enqueue, soon, vault};
 use crate::chaos_server::{Behaviour, ChaosServer};
 
@@ -97,10 +97,12 @@ async fn what_found_no_server_is_replaced() {
     server.down().await;
     let sent = vault.post("/orders").body("old").send().await;
     let old = sent.expect("send").ticket().expect("queued");
+    held(&vault, &old).await;
     let new = vault.put("/orders/1").body("new");
     let new = replaced(vault.replace(old.id(), new).await.expect("replace"));
     server.up().await;
-    soon(new.wait()).await.expect("end");
+    drained(&vault).await;
+    assert!(matches!(new.end().await, Ok(Some(End::Delivered(_)))));
     assert_eq!(bodies(&server).await, ["new"]);
 }
 
