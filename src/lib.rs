@@ -36,6 +36,7 @@
 //! | [`Outcome`] | what `send()` tells: [`Sent`](Outcome::Sent) with the response, or [`Queued`](Outcome::Queued) with a ticket |
 //! | [`Action`] | a request as kept in the queue, with its [`State`] |
 //! | [`Ticket`] | the handle of an action: its id, its [`Events`], its [`End`] |
+//! | coalescing key | of two actions that have it in common, only the newer one need be sent: [`RequestBuilder::coalesce`]. Or as the app says: [`coalesce_by`](SyncVaultBuilder::coalesce_by) |
 //! | lane | actions that keep their order; lanes run side by side. By default there is one |
 //! | [`Event`], [`Status`] | what happened to an action; how the whole vault is |
 //! | [`DeadLetter`] | an action that is not tried again until somebody acts: [`SyncVault::dead_letters`] |

@@ -24,7 +24,8 @@ pub struct Append {
     /// store that keeps another one, or one at all, refuses the whole batch.
     pub keyring: Option<u64>,
     /// How long the key of a delivered action is remembered. Keys of pending and dead actions are remembered as long as
-    /// they are there; those of cancelled, expired, superseded and returned ones are free at once.
+    /// they are there, those of [merged](Record::is_merged) ones as those of delivered ones; those of cancelled, expired, otherwise
+    /// superseded and returned ones are free at once.
     pub key_retention: Duration,
     /// The vault's clock.
     pub now: Timestamp,
