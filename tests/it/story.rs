@@ -3,6 +3,7 @@
 mod coalescing;
 mod control;
 mod direct;
+mod merge_races;
 mod principals;
 mod queue;
 mod replacing;
