@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
-use syncvault::store::{LanePlace, MemoryStore};
+use syncvault::store::LanePlace;
 use syncvault::{
     Coalesced, Coalescing, End, ErrorKind, EventKind, Merge, RequestBuilder, SyncVault,
     SyncVaultBuilder, Ticket,
 };
 
-use super::{assert_balanced, bare_builder, builder, soon};
+use super::{assert_balanced, builder, soon};
 use crate::chaos_server::{Behaviour, ChaosServer};
 
 /// Fields of both, the newer ones first.
@@ -318,7 +318,10 @@ async fn what_cannot_be_merged_is_kept() {
 #[cfg(feature = "test-util")]
 #[tokio::test]
 async fn a_merge_that_is_not_written_changes_nothing() {
+    use syncvault::store::MemoryStore;
     use syncvault::testing::{Fault, FaultyStore};
+
+    use crate::story::bare_builder;
 
     let server = ChaosServer::start().await;
     let memory = MemoryStore::new();
@@ -406,6 +409,8 @@ async fn the_rule_is_asked_again_when_the_queue_changed() {
 async fn in_a_transaction_both_are_kept() {
     use syncvault::rusqlite::Connection;
     use syncvault::store::SqliteStore;
+
+    use crate::story::bare_builder;
 
     let (server, dir) = (ChaosServer::start().await, tempfile::tempdir());
     let dir = dir.expect("dir");

@@ -7,7 +7,7 @@ use syncvault::{
 };
 
 use super::coalescing::{drained, held, paused, seen};
-use super::{assert_balanced, bare_builder, builder, enqueue, soon, vault};
+use super::{assert_balanced, builder, enqueue, soon, vault};
 use crate::chaos_server::{Behaviour, ChaosServer};
 
 fn replaced(replaced: Replaced) -> Ticket {
@@ -207,7 +207,7 @@ async fn a_file_is_replaced_on_disk() {
     let server = ChaosServer::start().await;
     let dir = tempfile::tempdir().expect("dir");
     let path = dir.path().join("vault");
-    let on_disk = bare_builder(&server).storage_path(&path);
+    let on_disk = crate::story::bare_builder(&server).storage_path(&path);
     let vault = a_file_is_replaced(on_disk, &server).await;
     soon(vault.shutdown(Duration::from_secs(5)))
         .await
@@ -224,7 +224,7 @@ async fn a_file_is_replaced_in_a_sealed_vault() {
     let server = ChaosServer::start().await;
     let dir = tempfile::tempdir().expect("dir");
     let key = || async { std::io::Result::Ok(Keys::new(Key::new([7; 32]))) };
-    let sealed = bare_builder(&server)
+    let sealed = crate::story::bare_builder(&server)
         .storage_path(dir.path().join("vault"))
         .encryption(key);
     a_file_is_replaced(sealed, &server).await;
