@@ -2,6 +2,7 @@
 
 mod check;
 mod citizen;
+mod coalesce;
 #[cfg(feature = "encrypt")]
 mod encrypting;
 mod files;
@@ -28,7 +29,8 @@ use crate::decide::{Backoff, Classifier, Counted, DeadLane, KeyForm, RetryPolicy
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::parts::{
-    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams, TraceHook, VerifyHook,
+    CoalesceRule, DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams,
+    TraceHook, VerifyHook,
 };
 use crate::request::{check_url, word};
 use crate::store::{Amend, Limits, Retention, Store};
@@ -91,6 +93,7 @@ pub struct SyncVaultBuilder {
     desk: Option<CredentialDesk>,
     classifier: Option<Arc<dyn Classifier>>,
     lane_by: Option<LaneRule>,
+    coalesce_by: Option<CoalesceRule>,
     on_dead_letter: Option<LetterCallback>,
     seed: Option<u64>,
     principal: Option<String>,
@@ -155,6 +158,7 @@ impl SyncVaultBuilder {
             desk: None,
             classifier: None,
             lane_by: None,
+            coalesce_by: None,
             on_dead_letter: None,
             seed: None,
             principal: None,
@@ -530,6 +534,7 @@ impl SyncVaultBuilder {
             classifier: self.classifier.take(),
             is_sealed: self.seal.is_some(),
             lane_by: self.lane_by.take(),
+            coalesce_by: self.coalesce_by.take(),
             on_dead_letter: self.on_dead_letter.take(),
         })
     }

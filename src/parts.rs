@@ -1,6 +1,7 @@
 //! The parts of a running vault that everybody shares: the four seams, the options, the event hub,
 //! and what is known about gates. No flow of its own.
 
+mod coalesce;
 mod gates;
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;
@@ -36,6 +37,8 @@ use crate::event::{EventHub, EventKind};
 use crate::store::{Amend, Amended, Limits, OpenReport, Opened, Query, Retention, Store};
 use crate::transport::{CredentialDesk, Transport};
 
+pub(crate) use coalesce::{Base, CoalesceRule};
+pub use coalesce::{Coalesced, Coalescing, Merge, WholeRequest};
 pub(crate) use gates::GateBook;
 pub(crate) use portal::{Guards, is_portal};
 pub(crate) use principals::Principals;
@@ -128,6 +131,7 @@ pub(crate) struct Options {
     pub(crate) is_sealed: bool,
     pub(crate) classifier: Option<Arc<dyn Classifier>>,
     pub(crate) lane_by: Option<LaneRule>,
+    pub(crate) coalesce_by: Option<CoalesceRule>,
     pub(crate) on_dead_letter: Option<LetterCallback>,
 }
 

@@ -290,7 +290,8 @@ impl RequestBuilder {
         self
     }
 
-    /// An action of the same lane with the same coalescing key that was never attempted is superseded by this one.
+    /// An action of the same lane with the same coalescing key, of which no byte was ever sent, is superseded by this one; or
+    /// whatever the vault's rule [`coalesce_by`](crate::SyncVaultBuilder::coalesce_by) says becomes of the two.
     ///
     /// # Only the newest is wanted
     ///
@@ -386,6 +387,17 @@ impl RequestBuilder {
         let dispatch = self.dispatch.clone();
         let (draft, payload) = self.check()?;
         dispatch.enqueue(draft, payload).await
+    }
+
+    pub(crate) fn is_of(&self, dispatch: &Arc<Dispatch>) -> bool {
+        Arc::ptr_eq(&self.dispatch, dispatch)
+    }
+
+    /// The checked request, and the lane that the caller named.
+    pub(crate) fn check_in_lane(self) -> Result<(Draft, Payload, Option<Lane>)> {
+        let lane = self.lane.clone().map(Lane::new).transpose()?;
+        let (draft, payload) = self.check()?;
+        Ok((draft, payload, lane))
     }
 
     fn check(self) -> Result<(Draft, Payload)> {

@@ -80,10 +80,18 @@ pub struct Record {
     /// Higher goes first among lanes that are ready; lane order is never broken.
     #[serde(default)]
     pub priority: i8,
-    /// A newer action with the same one, in the same lane, supersedes this one before its first attempt; the newer one
-    /// is queued at the end of the lane.
+    /// A newer action with the same one, in the same lane, can take the place of this one as long as no byte of it has left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<String>,
+    /// A later action waits under its coalescing key, and this one does not any more. The store sets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_passed: bool,
+    /// The action that took the place of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<ActionId>,
+    /// What it was to do is part of the action that took its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_merged: bool,
     /// Hash of method, URL and body: the same key with another hash is a conflict.
     pub fingerprint: String,
     /// Length of the body. The store counts it; of a sealed one, it keeps what it was given.
@@ -144,6 +152,9 @@ impl Record {
             portal: None,
             priority: 0,
             coalesce: None,
+            is_passed: false,
+            superseded_by: None,
+            is_merged: false,
             fingerprint: String::new(),
             body_bytes: 0,
             answer_bytes: 0,

@@ -47,7 +47,7 @@ mod snapshot;
 mod sqlite;
 mod step;
 
-pub use appending::{Append, Appended, Direct, Limits};
+pub use appending::{Append, Appended, Direct, LanePlace, Limits, Over, Then};
 pub use change::{Amend, Amended};
 pub(crate) use examination::Examiner;
 pub use examination::{Examination, Finding, Problem, Progress, Severity};

@@ -84,6 +84,13 @@ impl Sealed {
                 let superseded = self.maybe_opened(ring, superseded).await?;
                 Appended::Leased { record, superseded }
             }
+            Appended::Cancelled { record, waiting } => Appended::Cancelled {
+                record: restore(record),
+                waiting: self.maybe_opened(ring, waiting).await?,
+            },
+            Appended::NotOver { found } => Appended::NotOver {
+                found: self.maybe_opened(ring, found).await?,
+            },
             Appended::Known { record } => {
                 let id = record.id;
                 match self.opened(ring, record).await? {

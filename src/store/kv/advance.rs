@@ -142,6 +142,7 @@ impl<E: Engine> Queue<E> {
                 record.state = change_state(record, Change::Return { due })?;
                 record.backoff_ms = backoff_ms;
                 record.attempts_counted += u32::from(counts == Counted::Yes);
+                self.pass_key(record)?;
                 self.rewrite(record)?;
                 self.heads.insert(record.id, record.clone().into());
                 self.index_queued(record)

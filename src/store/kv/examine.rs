@@ -9,7 +9,8 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::Engine;
-use super::append::{is_key_free, is_untried, settled_at};
+use super::append::{is_key_free, settled_at};
+use super::coalesce::is_waiting;
 use super::keys::{self, Place};
 use super::lanes::LaneRow;
 use super::queue::{Run, Tally, parse};
@@ -308,7 +309,7 @@ impl<E: Engine> Examined<'_, E> {
             self.must_have(record, &keys::expiry(expires, record.id), "what expires")?;
         }
         match &record.coalesce {
-            Some(key) if is_untried(record) => {
+            Some(key) if is_waiting(record) => {
                 self.must_lead_to(record, &keys::coalesce(no, key), "coalescing keys")
             }
             _ => Ok(()),

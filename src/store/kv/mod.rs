@@ -5,6 +5,7 @@ mod advance;
 mod amend;
 mod amending;
 mod append;
+mod coalesce;
 mod committer;
 mod crowd;
 mod ending;

@@ -173,6 +173,17 @@ macro_rules! __store_contract_rules {
                 only_the_same_key_in_the_same_lane_supersedes
                 what_left_the_queue_is_not_superseded
                 a_burst_coalesces_to_its_last
+                what_waits_under_a_coalescing_key_is_found
+                what_was_tried_and_never_left_is_superseded
+                what_comes_back_is_passed_by_a_later_one
+                over_nothing_keeps_both
+                over_vacant_is_refused_when_something_waits
+                a_successor_goes_where_it_was_told_to
+                only_what_was_seen_is_taken_over
+                a_merged_action_keeps_its_key
+                two_that_cancel_out_leave_only_their_counts
+                a_successor_may_be_sent_at_once
+                of_many_that_want_one_place_each_gets_it_once
             }
             crowd {
                 a_crowd_neither_repeats_nor_reorders

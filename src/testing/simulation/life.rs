@@ -17,6 +17,7 @@ use super::world::{World, WorldClock};
 use super::{Disk, Tune};
 use crate::action::ActionId;
 use crate::decide::{Backoff, DeadLane, Observation, Observed, RetryPolicy, Verdict};
+use crate::event::EventKind;
 use crate::listing::Paging;
 use crate::parts::ConnectivityMode;
 use crate::testing::simulation::disk::WorldStore;
@@ -211,7 +212,11 @@ impl Living {
                     state.network.keep_waits_of(call);
                 }
                 drop(state);
-                let told = serde_json::to_string(&event.kind).unwrap_or_default();
+                let told = match &event.kind {
+                    // Ids are of this run alone.
+                    EventKind::Superseded { .. } => "superseded".to_owned(),
+                    kind => serde_json::to_string(kind).unwrap_or_default(),
+                };
                 world.note(format_args!("event of {call:?}: {told}"));
             }
         });
