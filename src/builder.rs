@@ -315,7 +315,8 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// How long keys and answers of settled actions are remembered. Default: 24 hours.
+    /// How long keys and answers of settled actions are remembered. Default: 24 hours. On a full disk a `SqliteStore` may forget
+    /// them sooner.
     pub fn key_retention(mut self, age: Duration) -> Self {
         self.retention.age = age;
         self

@@ -55,7 +55,7 @@ impl<E: Engine> Queue<E> {
             }
             None => BTreeSet::new(),
         };
-        self.trim(&advance.retention, now)?;
+        self.trim(&advance.retention, now, done.settled.len())?;
         self.arm(now)?;
         let whose = whose.unwrap_or_default();
         // Whose turn it is leases what is due; time does not help here.
