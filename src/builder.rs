@@ -1,5 +1,6 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
+mod batching;
 mod check;
 mod citizen;
 #[cfg(feature = "encrypt")]
@@ -37,6 +38,7 @@ use crate::transport::{
 };
 use crate::vault::SyncVault;
 
+use batching::Batching;
 use check::{bad, is_loopback, is_taken, option, parse_url, within};
 use opening::{open, open_store};
 use portal::{Portals, probing};
@@ -91,6 +93,7 @@ pub struct SyncVaultBuilder {
     desk: Option<CredentialDesk>,
     classifier: Option<Arc<dyn Classifier>>,
     lane_by: Option<LaneRule>,
+    batching: Batching,
     on_dead_letter: Option<LetterCallback>,
     seed: Option<u64>,
     principal: Option<String>,
@@ -155,6 +158,7 @@ impl SyncVaultBuilder {
             desk: None,
             classifier: None,
             lane_by: None,
+            batching: Batching::default(),
             on_dead_letter: None,
             seed: None,
             principal: None,
@@ -530,6 +534,7 @@ impl SyncVaultBuilder {
             classifier: self.classifier.take(),
             is_sealed: self.seal.is_some(),
             lane_by: self.lane_by.take(),
+            batchers: self.batchers()?,
             on_dead_letter: self.on_dead_letter.take(),
         })
     }

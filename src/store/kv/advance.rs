@@ -104,6 +104,7 @@ impl<E: Engine> Queue<E> {
         record.last_status = settle.status.or(record.last_status);
         record.last_error = settle.error;
         record.portal = settle.portal;
+        record.batch = settle.batch;
         if let Some(answer) = answer {
             self.put_answer(&mut record, &answer)?;
         }
@@ -122,6 +123,7 @@ impl<E: Engine> Queue<E> {
     fn conclude(&mut self, record: &mut Record, result: Settlement, at: Timestamp) -> Result<()> {
         match result {
             Settlement::Delivered { status } => {
+                record.batch = None;
                 record.state = change_state(record, Change::Deliver { status, at })?;
                 self.leave_pending(record)?;
                 self.tally.ledger.delivered += 1;
@@ -147,6 +149,7 @@ impl<E: Engine> Queue<E> {
                 self.index_queued(record)
             }
             Settlement::Dead { reason, lane } => {
+                record.batch = None;
                 record.state = change_state(record, Change::Die { reason, at })?;
                 self.leave_pending(record)?;
                 self.bury(record, lane)
