@@ -4,6 +4,7 @@
 mod again;
 mod answers;
 mod bounds;
+mod chaos;
 mod wire;
 
 use std::collections::{HashMap, VecDeque};

@@ -104,7 +104,6 @@ impl<E: Engine> Queue<E> {
         record.last_status = settle.status.or(record.last_status);
         record.last_error = settle.error;
         record.portal = settle.portal;
-        record.batch = settle.batch;
         if let Some(answer) = answer {
             self.put_answer(&mut record, &answer)?;
         }
@@ -116,6 +115,10 @@ impl<E: Engine> Queue<E> {
             },
             (result, _) => result,
         };
+        record.batch = match result {
+            Settlement::Retry { .. } => settle.batch,
+            _ => None,
+        };
         self.conclude(&mut record, result, now)?;
         Ok(Some(record))
     }
@@ -123,7 +126,6 @@ impl<E: Engine> Queue<E> {
     fn conclude(&mut self, record: &mut Record, result: Settlement, at: Timestamp) -> Result<()> {
         match result {
             Settlement::Delivered { status } => {
-                record.batch = None;
                 record.state = change_state(record, Change::Deliver { status, at })?;
                 self.leave_pending(record)?;
                 self.tally.ledger.delivered += 1;
@@ -149,7 +151,6 @@ impl<E: Engine> Queue<E> {
                 self.index_queued(record)
             }
             Settlement::Dead { reason, lane } => {
-                record.batch = None;
                 record.state = change_state(record, Change::Die { reason, at })?;
                 self.leave_pending(record)?;
                 self.bury(record, lane)

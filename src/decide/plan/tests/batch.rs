@@ -51,9 +51,13 @@ fn dead() -> Settlement {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).expect("short")
+}
+
 fn dues(shares: &[Share]) -> Vec<(u64, Counted)> {
     let due = |share: &Share| match share.plan.settlement {
-        Settlement::Retry { due, counts, .. } => (due.since(NOW).as_millis() as u64, counts),
+        Settlement::Retry { due, counts, .. } => (millis(due.since(NOW)), counts),
         ref other => panic!("not a retry: {other:?}"),
     };
     shares.iter().map(due).collect()
@@ -212,7 +216,7 @@ fn items_that_go_again_wait_for_the_same_time() {
         let shares = share_items(&verdicts, &of(&members), NOW, policy, dice);
         let dues = dues(&shares);
         assert!(dues.iter().all(|due| *due == dues[0]), "{dues:?}");
-        let told = after.map_or(0, |after| after.as_millis() as u64);
+        let told = after.map_or(0, millis);
         assert!(dues[0].0 >= told);
         assert!(
             shares
@@ -228,7 +232,7 @@ fn items_that_go_again_wait_for_the_same_time() {
     let (policy, dice) = (&story.policy, &mut story.dice);
     let shares = share_items(&verdicts, &of(&members), NOW, policy, dice);
     let due = dues(&shares)[1].0;
-    let most = policy.retry_after_max.as_millis() as u64;
+    let most = millis(policy.retry_after_max);
     assert!(
         (most..most + 60_000).contains(&due),
         "at most as long as any wait"
