@@ -1,5 +1,6 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
+mod batching;
 mod check;
 mod citizen;
 mod coalesce;
@@ -39,6 +40,7 @@ use crate::transport::{
 };
 use crate::vault::SyncVault;
 
+use batching::Batching;
 use check::{bad, is_loopback, is_taken, option, parse_url, within};
 use opening::{open, open_store};
 use portal::{Portals, probing};
@@ -94,6 +96,7 @@ pub struct SyncVaultBuilder {
     classifier: Option<Arc<dyn Classifier>>,
     lane_by: Option<LaneRule>,
     coalesce_by: Option<CoalesceRule>,
+    batching: Batching,
     on_dead_letter: Option<LetterCallback>,
     seed: Option<u64>,
     principal: Option<String>,
@@ -159,6 +162,7 @@ impl SyncVaultBuilder {
             classifier: None,
             lane_by: None,
             coalesce_by: None,
+            batching: Batching::default(),
             on_dead_letter: None,
             seed: None,
             principal: None,
@@ -536,6 +540,7 @@ impl SyncVaultBuilder {
             is_sealed: self.seal.is_some(),
             lane_by: self.lane_by.take(),
             coalesce_by: self.coalesce_by.take(),
+            batchers: self.batchers()?,
             on_dead_letter: self.on_dead_letter.take(),
         })
     }

@@ -41,6 +41,7 @@
 //! | [`Event`], [`Status`] | what happened to an action; how the whole vault is |
 //! | [`DeadLetter`] | an action that is not tried again until somebody acts: [`SyncVault::dead_letters`] |
 //! | [`Credentials`] | what proves who we are. Asked of the app for each attempt, never stored |
+//! | batch | waiting actions of a lane that leave in one request: [`Batcher`](decide::Batcher) |
 //! | principal | on whose behalf an action is sent. Only those of the active one are: [`SyncVault::principal`] |
 //! | [`doctor`] | looks at a vault without changing it, and carries one from store to store |
 //!

@@ -480,28 +480,10 @@ fn set_trace(headers: &mut HeaderMap, hook: Option<&TraceHook>) -> Result<()> {
     Ok(())
 }
 
-/// A relative path joins the base, as a browser joins a link to a page in the folder `base`; a path with a leading
-/// slash joins it too, so that a base with a path (`https://api.example.com/v1`) keeps it.
+/// Where a request with this path, or URL, goes.
 fn resolve(dispatch: &Dispatch, path: &str) -> Result<Url> {
-    if path.chars().any(char::is_control) {
-        return Err(Error::invalid("a path must not hold control characters"));
-    }
     let options = &dispatch.desk.parts.options;
-    let url = match Url::parse(path) {
-        Ok(url) => url,
-        Err(_) if path.starts_with("//") => {
-            return Err(Error::invalid("a path must not start with two slashes"));
-        }
-        Err(_) => {
-            let base = options.base.as_str().trim_end_matches('/');
-            let joined = match path.trim_start_matches('/') {
-                rest if rest.starts_with(['?', '#']) => format!("{base}{rest}"),
-                "" if path.is_empty() => base.to_owned(),
-                rest => format!("{base}/{rest}"),
-            };
-            Url::parse(&joined).map_err(|e| bad("the path does not make a URL", e))?
-        }
-    };
+    let url = options.join(path)?;
     check_url(&url)?;
     options.allows(&Origin::of(&url)?)?;
     Ok(url)

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::batch::Batching;
 use super::frame::{Frame, FrameKind};
 use super::id::{ActionId, Lane, Origin, unscoped};
 use super::portal::PortalSign;
@@ -77,6 +78,9 @@ pub struct Record {
     /// The sign of a login page, if that is what the newest attempt met.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub portal: Option<PortalSign>,
+    /// What batches may make of it; nothing = as its wire state says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batching>,
     /// Higher goes first among lanes that are ready; lane order is never broken.
     #[serde(default)]
     pub priority: i8,
@@ -150,6 +154,7 @@ impl Record {
             last_status: None,
             last_error: None,
             portal: None,
+            batch: None,
             priority: 0,
             coalesce: None,
             is_passed: false,
@@ -196,6 +201,17 @@ impl Record {
         match self.state {
             State::InFlight { attempt, epoch } => (attempt, epoch),
             _ => (0, 0),
+        }
+    }
+
+    /// May it join a new batch? Only if no server can have seen it under its own key alone, or in a batch without an answer
+    /// for it.
+    #[must_use]
+    pub fn may_join_batch(&self) -> bool {
+        match self.batch {
+            None => self.wire == WireState::NeverSent,
+            Some(Batching::Again) => true,
+            Some(_) => false,
         }
     }
 

@@ -1,5 +1,8 @@
 //! The one integration test binary: linking once is cheap. One module per story.
 
+/// Batches: waiting actions that leave in one request.
+#[cfg(feature = "test-util")]
+mod batches;
 /// Bodies from files and forms, and compressed ones.
 #[cfg(feature = "sled")]
 mod bodies;

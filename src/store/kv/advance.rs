@@ -115,6 +115,10 @@ impl<E: Engine> Queue<E> {
             },
             (result, _) => result,
         };
+        record.batch = match result {
+            Settlement::Retry { .. } => settle.batch,
+            _ => None,
+        };
         self.conclude(&mut record, result, now)?;
         Ok(Some(record))
     }

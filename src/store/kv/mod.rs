@@ -34,6 +34,7 @@ mod ready;
 mod records;
 mod reseal;
 mod restore;
+mod runs;
 #[cfg_attr(
     not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
     allow(dead_code, reason = "only stores on disk can be damaged")

@@ -31,6 +31,7 @@ use crate::store::Store;
 
 pub mod amend;
 pub mod append;
+pub mod batches;
 pub mod closed;
 pub mod coalesce;
 pub mod crowd;
@@ -162,6 +163,31 @@ macro_rules! __store_contract_rules {
                 a_body_comes_back_byte_for_byte
                 an_unknown_action_is_nothing
                 an_action_is_found_by_id_and_key_in_each_state
+            }
+            batches {
+                a_run_is_leased_in_one_commit
+                a_run_is_leased_only_where_it_was_asked_for
+                a_run_stays_within_its_limits
+                a_run_ends_at_what_may_not_go_with_its_head
+                what_may_have_been_sent_alone_joins_no_batch
+                a_batch_takes_one_slot
+                nothing_starts_before_the_whole_batch_is_settled
+                each_member_of_a_batch_is_settled_by_its_own_lease
+                one_advance_settles_a_batch_and_leases_the_next
+                a_batch_is_leased_with_the_same_members_again
+                a_batch_is_due_when_its_head_is
+                a_crash_keeps_a_batch_together
+                a_close_keeps_a_batch_together
+                a_batch_that_lost_a_member_goes_one_by_one
+                a_batch_that_nobody_asks_for_goes_one_by_one
+                what_goes_alone_stays_alone
+                what_is_told_to_go_again_may_join_another_batch
+                a_freed_batch_makes_room_for_a_longer_one
+                what_ended_is_of_no_batch
+                a_rejected_member_blocks_its_lane_behind_the_batch
+                a_member_of_a_batch_cannot_be_cancelled
+                a_body_in_a_file_joins_a_batch
+                a_batch_of_a_sealed_lane_is_told_by_its_head
             }
             closed {
                 a_closed_store_does_nothing
