@@ -24,6 +24,9 @@ pub struct Append {
     /// How long the key of a delivered action is remembered. Keys of pending and dead actions are remembered as long as
     /// they are there; those of cancelled, expired, superseded and returned ones are free at once.
     pub key_retention: Duration,
+    /// Resources that it writes to: what is [cached](super::CacheTarget::resource) of them is stale from now on. Only when it is
+    /// added.
+    pub stale: Vec<String>,
     /// The vault's clock.
     pub now: Timestamp,
 }
@@ -41,6 +44,7 @@ impl Append {
             limits,
             keyring: None,
             key_retention,
+            stale: Vec::new(),
             now,
         }
     }

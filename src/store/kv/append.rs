@@ -44,6 +44,7 @@ impl<E: Engine> Queue<E> {
             Some(old) => Some(self.supersede(old, append.now)?),
             None => None,
         };
+        self.mark_stale(&append.stale, append.now)?;
         self.admit(&mut record, append.now);
         if self.may_go_now(&record, append.direct, append.now)? {
             self.lease_new(&mut record, &body, append.now)?;
