@@ -1,5 +1,7 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
+#[cfg(feature = "cache")]
+mod cache;
 mod check;
 mod citizen;
 #[cfg(feature = "encrypt")]
@@ -27,6 +29,7 @@ use crate::decide::{Backoff, Classifier, Counted, DeadLane, KeyForm, RetryPolicy
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::parts::cached;
 use crate::parts::{
     DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams, TraceHook, VerifyHook,
 };
@@ -96,6 +99,7 @@ pub struct SyncVaultBuilder {
     principal: Option<String>,
     is_everybody_sent: bool,
     seal: Option<opening::SealStore>,
+    cache: cached::CacheSetting,
 }
 
 impl fmt::Debug for SyncVaultBuilder {
@@ -160,6 +164,7 @@ impl SyncVaultBuilder {
             principal: None,
             is_everybody_sent: false,
             seal: None,
+            cache: cached::CacheSetting::default(),
         }
     }
 
@@ -457,6 +462,7 @@ impl SyncVaultBuilder {
         let seams = self.seams(&options).await?;
         let now = seams.clock.now();
         let opened = open(&*seams.store, now).await?;
+        options.cache.check_store(&*seams.store).await?;
         let until = now.after(options.policy.wait_max());
         seams.store.amend(Amend::Hasten { until }).await?;
         let mut gates = GateBook::new(opened.gates.clone());
@@ -509,6 +515,7 @@ impl SyncVaultBuilder {
                 "is a header that HTTP itself or credentials need",
             ));
         }
+        option("cache", self.cache.check())?;
         Ok(Options {
             guards: self.guards(&base)?,
             expects_json: self.portals.expects_json,
@@ -531,6 +538,7 @@ impl SyncVaultBuilder {
             is_sealed: self.seal.is_some(),
             lane_by: self.lane_by.take(),
             on_dead_letter: self.on_dead_letter.take(),
+            cache: self.cache.clone(),
         })
     }
 

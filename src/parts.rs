@@ -1,6 +1,7 @@
 //! The parts of a running vault that everybody shares: the four seams, the options, the event hub,
 //! and what is known about gates. No flow of its own.
 
+pub(crate) mod cached;
 mod gates;
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;
@@ -9,6 +10,7 @@ pub(crate) mod metrics;
 pub(crate) mod metrics;
 mod portal;
 mod principals;
+mod sleep;
 mod stats;
 mod verify;
 
@@ -39,6 +41,7 @@ use crate::transport::{CredentialDesk, Transport};
 pub(crate) use gates::GateBook;
 pub(crate) use portal::{Guards, is_portal};
 pub(crate) use principals::Principals;
+pub(crate) use sleep::sleep_until;
 pub(crate) use stats::Tallies;
 pub use stats::{GateStats, OriginStats, Stats, VerdictCounts};
 pub use verify::{IntoVerified, Unsure, Verified, VerifyError};
@@ -129,6 +132,7 @@ pub(crate) struct Options {
     pub(crate) classifier: Option<Arc<dyn Classifier>>,
     pub(crate) lane_by: Option<LaneRule>,
     pub(crate) on_dead_letter: Option<LetterCallback>,
+    pub(crate) cache: cached::CacheSetting,
 }
 
 impl Options {
@@ -173,6 +177,7 @@ pub(crate) struct Parts {
     pub(crate) desk: Option<CredentialDesk>,
     pub(crate) options: Options,
     pub(crate) hub: EventHub,
+    pub(crate) cache: cached::CacheBook,
     pub(crate) mode: watch::Sender<ConnectivityMode>,
     pub(crate) connection: watch::Sender<Connection>,
     pub(crate) is_paused: AtomicBool,
@@ -224,6 +229,7 @@ impl Parts {
             connectivity: seams.connectivity,
             clock: seams.clock,
             desk: seams.desk,
+            cache: cached::CacheBook::new(&options.cache),
             options,
             hub,
             mode: watch::Sender::new(ConnectivityMode::Auto),
@@ -581,16 +587,5 @@ impl Parts {
                 tracing::error!(action = %id, "the dead-letter callback panicked");
             }
         });
-    }
-}
-
-/// Sleeps until `due` on the vault's clock; for ever when there is none.
-///
-/// A sleep is never longer than `HOUR`: a wall clock that was set back is noticed.
-pub(crate) async fn sleep_until(clock: &dyn Clock, due: Option<Timestamp>) {
-    const HOUR: Duration = Duration::from_secs(60 * 60);
-    match due {
-        Some(due) => tokio::time::sleep(due.since(clock.now()).min(HOUR)).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,5 +1,7 @@
 //! `SyncVault`, the handle: requests in, queue and dead letters out, watching and control. No flow of its own.
 
+#[cfg(feature = "cache")]
+mod cache;
 mod connections;
 #[cfg(feature = "sync")]
 mod notes;
@@ -8,6 +10,8 @@ mod outbox;
 mod principals;
 mod seeing;
 
+#[cfg(feature = "cache")]
+pub use cache::CacheStats;
 pub use connections::ConnectionChanges;
 
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! WHAT to do: pure functions, values in and values out. No clock, no I/O, no runtime.
 
 mod backoff;
+#[cfg(feature = "cache")]
+mod cache;
 mod closing;
 mod dice;
 mod failure;
@@ -22,6 +24,8 @@ mod window;
 
 pub use crate::action::PortalSign;
 pub use backoff::Backoff;
+#[cfg(feature = "cache")]
+pub(crate) use cache::{AnswerHead, Given, Moments, Terms, Trouble, is_cacheable, is_storable};
 pub use closing::{Closing, reset_gate};
 pub use dice::Dice;
 pub use failure::FailureKind;
