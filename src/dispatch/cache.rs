@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::{Response, ResponseBuilderExt, Url};
-use tokio::sync::OwnedMutexGuard;
 
 use super::{Desk, Draft, Outcome};
 use crate::action::{Record, StoredRequest};
@@ -24,7 +23,7 @@ use crate::store::{CacheChange, CacheEntry, CacheKey, CacheTarget, Cached};
 use crate::transport::copied;
 
 /// What the cache is to one request; nothing to most.
-pub(super) struct Cache(Option<Box<Inquiry>>);
+pub(super) struct Cache(Option<Arc<Inquiry>>);
 
 struct Inquiry {
     parts: Arc<Parts>,
@@ -76,7 +75,7 @@ impl Cache {
             Ok(found) => inquiry.found = found,
             Err(error) => tracing::debug!(%error, "the cache cannot be read"),
         }
-        Self(Some(Box::new(inquiry)))
+        Self(Some(Arc::new(inquiry)))
     }
 
     /// What is fresh, when that is enough for the caller.
@@ -98,17 +97,15 @@ impl Cache {
 
     /// What may be given in the place of what an attempt came to, when that is nothing to give.
     pub(super) async fn instead_of(&self, plan: &Plan, exchange: &Exchange) -> Option<Outcome> {
-        let is_answered = matches!(
-            plan.settlement,
-            Settlement::Delivered { .. } | Settlement::Dead { .. }
-        );
-        match &exchange.result {
-            Ok(_) if is_answered => None,
-            Ok(response) if plan.portal.is_none() => {
-                let status = response.status().as_u16();
-                self.in_trouble(Trouble::Answered(status)).await
-            }
-            _ => self.instead().await,
+        if !matches!(plan.settlement, Settlement::Retry { .. }) {
+            return None;
+        }
+        match exchange.result.as_ref().map(Response::status) {
+            Ok(_) if plan.portal.is_some() => self.instead().await,
+            // A 401, say, is no trouble of the server's.
+            Ok(status) if !is_trouble(status) => None,
+            Ok(status) => self.in_trouble(Trouble::Answered(status.as_u16())).await,
+            Err(_) => self.instead().await,
         }
     }
 
@@ -125,8 +122,10 @@ impl Cache {
     /// The answer as the caller gets it. What may be kept of it is, once it was read.
     pub(super) fn keep(self, response: Response) -> Response {
         match self.0 {
-            Some(inquiry) => inquiry.keep(response),
-            None => response,
+            Some(inquiry) if response.extensions().get::<FromCache>().is_none() => {
+                inquiry.keep(response)
+            }
+            _ => response,
         }
     }
 }
@@ -156,8 +155,13 @@ impl Inquiry {
         CacheKey::new(self.target.clone(), head.variant.clone())
     }
 
+    /// Not once its principal is no longer the active one.
     async fn give(&self) -> Option<Outcome> {
         let found = self.found.as_ref()?;
+        let principal = self.target.principal.as_deref();
+        if !self.parts.is_active(principal) {
+            return None;
+        }
         let body = self.body_of(&found.head).await?;
         let now = self.parts.now();
         let age = found.head.age(now);
@@ -190,11 +194,12 @@ impl Inquiry {
         let mut response = response.body(body).ok()?;
         let headers = head.given(&self.request.headers, self.parts.now(), how);
         *response.headers_mut() = headers;
+        response.extensions_mut().insert(FromCache);
         Some(response.into())
     }
 
     /// After a 304: what is cached, renewed. Nothing when that cannot be given.
-    async fn revalidated(&self, told: &HeaderMap) -> Option<Response> {
+    async fn revalidated(self: &Arc<Self>, told: &HeaderMap) -> Option<Response> {
         let found = self.found.as_ref()?;
         let moments = Moments {
             asked: self.asked,
@@ -204,22 +209,24 @@ impl Inquiry {
         let body = self.body_of(&head).await?;
         let response = self.response(&head, body, Given::Revalidated)?;
         CacheCounts::count(&self.parts.cache.counts.revalidated);
-        match is_storable(
-            &self.request.headers,
-            head.status().as_u16(),
-            head.headers(),
-        ) {
-            true => self.write(&head, None).await,
-            false => self.drop_found().await,
-        }
+        let status = head.status().as_u16();
+        let may_be_kept = is_storable(&self.request.headers, status, head.headers());
+        let (inquiry, turn) = (self.clone(), self.parts.cache.begin_keeping(&self.target));
+        in_task(async move {
+            match may_be_kept {
+                true => inquiry.write(&head, None).await,
+                false => inquiry.drop_found().await,
+            }
+            drop(turn);
+        });
         Some(response)
     }
 
-    fn keep(self: Box<Self>, response: Response) -> Response {
+    fn keep(self: Arc<Self>, response: Response) -> Response {
         let (status, headers) = (response.status(), response.headers());
         let request = &self.request.headers;
         let is_own = same_url(response.url(), &self.request.url);
-        if self.request.method != Method::GET || !is_own || is_given(headers) {
+        if self.request.method != Method::GET || !is_own {
             return response;
         }
         let moments = Moments {
@@ -232,21 +239,23 @@ impl Inquiry {
         };
         let Some(head) = head else {
             // What was kept before is not what the server says now.
-            if status != StatusCode::NOT_MODIFIED {
-                in_task(async move { self.drop_found().await });
+            if status != StatusCode::NOT_MODIFIED && !status.is_server_error() {
+                let turn = self.parts.cache.begin_keeping(&self.target);
+                in_task(async move {
+                    self.drop_found().await;
+                    drop(turn);
+                });
             }
             return response;
         };
         let bytes_max = self.options.body_bytes_max();
         copied(response, bytes_max, move |body| {
             let turn = self.parts.cache.begin_keeping(&self.target);
-            in_task(async move { self.keep_body(head, body, turn).await });
+            in_task(async move {
+                self.write(&head.with_body(&body), Some(body)).await;
+                drop(turn);
+            });
         })
-    }
-
-    async fn keep_body(&self, head: AnswerHead, body: Bytes, _turn: Option<OwnedMutexGuard<()>>) {
-        let head = head.with_body(&body);
-        self.write(&head, Some(body)).await;
     }
 
     async fn write(&self, head: &AnswerHead, body: Option<Bytes>) {
@@ -313,10 +322,13 @@ fn same_url(one: &Url, other: &Url) -> bool {
     bare(one) == bare(other)
 }
 
-/// Did it come from the cache?
-fn is_given(headers: &HeaderMap) -> bool {
-    let mut told = headers.get_all("cache-status").iter();
-    told.any(|value| value.as_bytes().starts_with(b"SyncVault;"))
+/// Marks a response that is not to be kept: it was.
+#[derive(Clone)]
+struct FromCache;
+
+/// Does the server, or something before it, not serve now?
+fn is_trouble(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
 }
 
 /// For work that nobody waits for. Without a runtime nothing is done: a cache may be lost.

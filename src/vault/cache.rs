@@ -29,6 +29,7 @@ impl SyncVault {
     ///
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a store that keeps no cached answers; storage errors.
     pub async fn cache_stats(&self) -> Result<CacheStats> {
+        self.parts().cache.until_all_kept().await;
         let totals = self.parts().store.cache_totals().await?;
         let counts = &self.parts().cache.counts;
         Ok(CacheStats {
@@ -50,6 +51,7 @@ impl SyncVault {
             bytes_max: 0,
             limit: usize::MAX,
         };
+        self.parts().cache.until_all_kept().await;
         while self.parts().store.cache(trim.clone()).await? == Cached::More {}
         Ok(())
     }

@@ -260,6 +260,14 @@ impl CacheBook {
         self.place(target).try_lock_owned().ok()
     }
 
+    /// Waits for all answers that are on their way to the store.
+    pub(crate) async fn until_all_kept(&self) {
+        let places: Vec<_> = self.state().keeping.values().cloned().collect();
+        for place in places {
+            drop(place.lock_owned().await);
+        }
+    }
+
     /// Waits for the answer that is on its way to the store.
     pub(crate) async fn until_kept(&self, target: &CacheTarget) {
         let place = self.state().keeping.get(target).cloned();
