@@ -29,6 +29,10 @@ pub(crate) struct Draft {
     pub(crate) expires_in: Option<Duration>,
     pub(crate) not_before: Option<Timestamp>,
     /// What it says about the cache.
+    #[cfg_attr(
+        not(feature = "cache"),
+        allow(dead_code, reason = "it says nothing then")
+    )]
     pub(crate) cache: CacheTerms,
 }
 

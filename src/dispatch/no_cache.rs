@@ -13,11 +13,6 @@ use crate::payload::KeptBody;
 
 pub(super) struct Cache;
 
-#[expect(
-    clippy::unused_self,
-    clippy::unused_async,
-    reason = "as with the feature"
-)]
 impl Cache {
     pub(super) async fn of(_parts: &Arc<Parts>, _draft: &Draft, _body: &KeptBody) -> Self {
         Self
@@ -50,10 +45,5 @@ impl Desk {
         self.try_once(record, outgoing).await
     }
 
-    #[expect(
-        clippy::unused_self,
-        clippy::unused_async,
-        reason = "as with the feature"
-    )]
     pub(super) async fn note_written(&self, _: &Outgoing, _: &Plan, _: &Exchange) {}
 }

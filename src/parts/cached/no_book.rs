@@ -10,11 +10,6 @@ use crate::store::Store;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CacheSetting;
 
-#[expect(
-    clippy::unused_self,
-    clippy::unnecessary_wraps,
-    reason = "as with the feature"
-)]
 impl CacheSetting {
     pub(crate) fn check(&self) -> Result<()> {
         Ok(())
@@ -31,7 +26,6 @@ pub(crate) struct CacheTerms;
 #[derive(Debug)]
 pub(crate) struct CacheBook;
 
-#[expect(clippy::unused_self, reason = "as with the feature")]
 impl CacheBook {
     pub(crate) fn new(_setting: &CacheSetting) -> Self {
         Self
