@@ -143,28 +143,6 @@ pub(crate) struct Options {
     pub(crate) cache: cached::CacheSetting,
 }
 
-impl Options {
-    /// Every origin that requests may go to.
-    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
-        std::iter::once(&self.base_origin).chain(&self.allowed_origins)
-    }
-
-    /// Requests go to the base origin and to the origins that were allowed, to no other.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Invalid`] for another origin.
-    pub(crate) fn allows(&self, origin: &Origin) -> Result<()> {
-        if *origin == self.base_origin || self.allowed_origins.contains(origin) {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "{origin} is not the origin of this vault ({}): allow it with `allow_origin(..)`",
-            self.base_origin
-        )))
-    }
-}
-
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
