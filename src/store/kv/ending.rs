@@ -34,10 +34,6 @@ impl<E: Engine> Queue<E> {
         Ok(record)
     }
 
-    pub(super) fn supersede(&mut self, old: Record, at: Timestamp) -> Result<Record> {
-        self.end_queued(old, Change::Supersede { at })
-    }
-
     /// Takes a pending action out of its lane and out of the pending counts.
     pub(super) fn leave_pending(&mut self, record: &Record) -> Result<()> {
         self.displace(&record.lane, record.seq)?;
