@@ -1,6 +1,8 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
 mod batching;
+#[cfg(feature = "cache")]
+mod cache;
 mod check;
 mod citizen;
 mod coalesce;
@@ -29,6 +31,7 @@ use crate::decide::{Backoff, Classifier, Counted, DeadLane, KeyForm, RetryPolicy
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::parts::cached;
 use crate::parts::{
     CoalesceRule, DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams,
     TraceHook, VerifyHook,
@@ -102,6 +105,7 @@ pub struct SyncVaultBuilder {
     principal: Option<String>,
     is_everybody_sent: bool,
     seal: Option<opening::SealStore>,
+    cache: cached::CacheSetting,
 }
 
 impl fmt::Debug for SyncVaultBuilder {
@@ -168,6 +172,7 @@ impl SyncVaultBuilder {
             principal: None,
             is_everybody_sent: false,
             seal: None,
+            cache: cached::CacheSetting::default(),
         }
     }
 
@@ -466,6 +471,7 @@ impl SyncVaultBuilder {
         let seams = self.seams(&options).await?;
         let now = seams.clock.now();
         let opened = open(&*seams.store, now).await?;
+        options.cache.check_store(&*seams.store).await?;
         let until = now.after(options.policy.wait_max());
         seams.store.amend(Amend::Hasten { until }).await?;
         let mut gates = GateBook::new(opened.gates.clone());
@@ -518,6 +524,7 @@ impl SyncVaultBuilder {
                 "is a header that HTTP itself or credentials need",
             ));
         }
+        option("cache", self.cache.check())?;
         Ok(Options {
             guards: self.guards(&base)?,
             expects_json: self.portals.expects_json,
@@ -542,6 +549,7 @@ impl SyncVaultBuilder {
             coalesce_by: self.coalesce_by.take(),
             batchers: self.batchers()?,
             on_dead_letter: self.on_dead_letter.take(),
+            cache: self.cache.clone(),
         })
     }
 

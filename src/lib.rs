@@ -16,6 +16,7 @@
 //!     match vault.post("/orders").json(&order).idempotency_key("order-4711").send().await? {
 //!         Outcome::Sent(response) => println!("{}", response.status()),
 //!         Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
+//!         _ => {}
 //!     }
 //!     // It goes out when the server is there: in the background, and also after a restart.
 //!     assert_eq!(vault.pending_count().await?, 1);
@@ -94,6 +95,7 @@
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
+//! | `cache` | no | answers to GETs are kept, and given when the network is not there: `SyncVaultBuilder::cache`, `Outcome::Cached` |
 //! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order |
 //! | `metrics` | no | depth, ages, attempts and gates through the `metrics` facade: docs/metrics.md |
 //! | `test-util` | no | fakes for clock, network, transport and store, the contract suite for stores, a simulation of whole vaults |
@@ -133,6 +135,8 @@ pub use dispatch::{Delivery, Outcome, Replaced};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
 pub use listing::{Listing, Paging};
+#[cfg(feature = "cache")]
+pub use parts::cached::{CacheOptions, WhenFresh};
 pub use parts::{
     Coalesced, Coalescing, Connection, ConnectivityMode, DeadLetter, Draining, GateStats,
     IntoVerified, Merge, OriginStats, Stats, Unsure, VerdictCounts, Verified, VerifyError,
@@ -145,6 +149,8 @@ pub use reqwest;
 pub use rusqlite;
 pub use ticket::{End, Ticket};
 pub use transport::{CredentialRequest, Credentials, Refresh, bearer};
+#[cfg(feature = "cache")]
+pub use vault::CacheStats;
 pub use vault::{Cancellation, Cleared, ConnectionChanges, SyncVault, WhyPending};
 pub use worker::{DrainReport, Stopped};
 

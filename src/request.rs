@@ -1,6 +1,8 @@
 //! The request builder: reads like reqwest's, plus what the queue has to know.
 //! Everything that can be wrong with a request is found here, before anything is kept or sent.
 
+#[cfg(feature = "cache")]
+mod cache;
 #[cfg(feature = "sqlite")]
 mod outbox;
 
@@ -21,6 +23,7 @@ use crate::decide::{TRACEPARENT, TraceParent, check_key, key_from_header, split_
 use crate::dispatch::{Delivery, Dispatch, Draft, Outcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::TraceHook;
+use crate::parts::cached::CacheTerms;
 use crate::payload::{Compression, Content, Form, Payload};
 use crate::ticket::Ticket;
 
@@ -65,6 +68,7 @@ pub struct RequestBuilder {
     expires_in: Option<Duration>,
     not_before: Option<Timestamp>,
     delivery: Option<Delivery>,
+    cache: CacheTerms,
 }
 
 /// Method, host and path only: bodies, query strings and header values stay out of logs.
@@ -96,6 +100,7 @@ impl RequestBuilder {
             expires_in: None,
             not_before: None,
             delivery: None,
+            cache: CacheTerms::default(),
         }
     }
 
@@ -355,6 +360,7 @@ impl RequestBuilder {
     ///     Outcome::Sent(response) if response.status().is_success() => println!("{}", response.text().await?),
     ///     Outcome::Sent(response) => println!("refused: {}", response.status()),
     ///     Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
+    ///     _ => {}
     /// }
     /// # Ok(()) }
     /// ```
@@ -448,6 +454,7 @@ impl RequestBuilder {
             attempts_max: retries.saturating_add(1),
             expires_in: self.expires_in,
             not_before: self.not_before,
+            cache: self.cache,
         };
         Ok((draft, self.payload))
     }

@@ -57,6 +57,7 @@ impl<E: Engine> Queue<E> {
             Some((old, then)) => Some(self.supersede(old, then, record.id, append.now)?),
             None => None,
         };
+        self.mark_stale(&append.stale, append.now)?;
         self.admit(&mut record, place, append.now);
         if self.may_go_now(&record, append.direct, append.now)? {
             self.lease_new(&mut record, &body, append.now)?;

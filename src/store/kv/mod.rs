@@ -5,6 +5,8 @@ mod advance;
 mod amend;
 mod amending;
 mod append;
+mod cache;
+mod caching;
 mod coalesce;
 mod committer;
 mod crowd;
@@ -83,8 +85,9 @@ use super::bodies::{Bodies, FileKind};
 use super::dir::{QUARANTINE, VaultDir, refuse_links};
 use super::snapshot::{blocking, in_memory, run_blocking};
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Find, KeptKeyring, LaneTotals,
-    Opened, Page, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
+    Advance, Advanced, Amend, Amended, Append, Appended, CacheChange, CacheKey, CacheTarget,
+    CacheTotals, Cached, CachedHead, Changed, Find, KeptKeyring, LaneTotals, Opened, Page, Query,
+    Restore, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
@@ -398,6 +401,7 @@ impl<E: Engine + Send + 'static> KvStore<E> {
             let kept = self.submit(move |queue| match kind {
                 FileKind::Body => queue.body_of(id),
                 FileKind::Answer => queue.answer_of(id),
+                FileKind::Cached => queue.cached_body_at(id),
             });
             let Some(kept) = kept.await? else {
                 return Ok(None);
@@ -557,6 +561,22 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
     fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
         let key = keys::note(name);
         self.submit(move |queue| queue.set_note(key, note))
+    }
+
+    fn cached(&self, target: CacheTarget) -> StoreFuture<'_, Vec<CachedHead>> {
+        self.submit(move |queue| queue.cached(&target))
+    }
+
+    fn cached_body(&self, key: CacheKey) -> StoreFuture<'_, Option<Bytes>> {
+        Box::pin(async move { self.read_cached(&key).await })
+    }
+
+    fn cache(&self, change: CacheChange) -> StoreFuture<'_, Cached> {
+        self.change_cache(change)
+    }
+
+    fn cache_totals(&self) -> StoreFuture<'_, CacheTotals> {
+        self.submit(|queue| queue.cache_totals())
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

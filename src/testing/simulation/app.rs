@@ -197,7 +197,10 @@ async fn tell(request: RequestBuilder, delivery: Option<Delivery>) -> Told {
     };
     match sent {
         Ok(Outcome::Queued(ticket)) => Told::Queued(ticket.id()),
-        Ok(Outcome::Sent(response)) => {
+        Ok(answered) => {
+            let Some(response) = answered.response() else {
+                return Told::Refused(crate::error::ErrorKind::Unsupported);
+            };
             let told = Told::Sent {
                 status: response.status().as_u16(),
                 is_own: response.headers().contains_key(OWN),
