@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Parts};
 use crate::payload::{KeptBody, Payload};
-use crate::store::{Amend, Append, Appended, Direct, Find};
+use crate::store::{Amend, Append, Appended, Direct, Find, Unfit};
 use crate::ticket::Ticket;
 use crate::transport::{Arrived, Keep, arrived, keep, tee};
 use crate::worker::Control;
@@ -142,6 +142,7 @@ impl Desk {
             }
             Some(Appended::Conflict { id }) => Err(conflict(id)),
             Some(Appended::Full { limit }) => Err(full(&limit)),
+            Some(Appended::Unfit { parent, why }) => Err(unfit(parent, why)),
             None => Err(Error::new(ErrorKind::Storage, "the store gave no result")),
         }
     }
@@ -380,6 +381,15 @@ impl Desk {
 fn full(limit: &str) -> Error {
     let text = format!("the queue is full ({limit}): drain it, clear it, or raise the limit");
     Error::new(ErrorKind::Full, text)
+}
+
+fn unfit(parent: ActionId, why: Unfit) -> Error {
+    let kind = match why {
+        Unfit::Unknown => ErrorKind::NotFound,
+        Unfit::Itself | Unfit::Foreign | Unfit::TooMany => ErrorKind::Invalid,
+        Unfit::Ended | Unfit::NoAnswer => ErrorKind::WrongState,
+    };
+    Error::new(kind, format!("nothing can wait for action {parent}: {why}"))
 }
 
 fn conflict(id: ActionId) -> Error {

@@ -84,6 +84,15 @@ pub struct Record {
     /// is queued at the end of the lane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<String>,
+    /// The actions that it was queued after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<ActionId>,
+    /// Those of its parents that are not known to be delivered: it is not leased before there is none. The store sets it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<ActionId>,
+    /// Those of its parents whose answers are to be [filled in](crate::store::Fill): it is not leased before that is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<ActionId>,
     /// Hash of method, URL and body: the same key with another hash is a conflict.
     pub fingerprint: String,
     /// Length of the body. The store counts it; of a sealed one, it keeps what it was given.
@@ -144,6 +153,9 @@ impl Record {
             portal: None,
             priority: 0,
             coalesce: None,
+            parents: Vec::new(),
+            waits: Vec::new(),
+            needs: Vec::new(),
             fingerprint: String::new(),
             body_bytes: 0,
             answer_bytes: 0,
@@ -208,6 +220,12 @@ impl Record {
             State::Queued { due } => Some(due),
             _ => None,
         }
+    }
+
+    /// True while it waits for its parents, or for what is to be filled in of their answers: it cannot be leased then.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        !self.waits.is_empty() || !self.needs.is_empty()
     }
 
     /// The bytes on disk.

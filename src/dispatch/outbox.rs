@@ -5,7 +5,7 @@ use std::any::Any;
 
 use rusqlite::Transaction;
 
-use super::{Dispatch, Draft, conflict, full};
+use super::{Dispatch, Draft, conflict, full, unfit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Payload;
 use crate::store::{Append, Appended, SqliteStore, Store};
@@ -32,6 +32,7 @@ impl Dispatch {
             }
             Appended::Conflict { id } => Err(conflict(id)),
             Appended::Full { limit } => Err(full(&limit)),
+            Appended::Unfit { parent, why } => Err(unfit(parent, why)),
             Appended::Leased { .. } => Err(Error::new(
                 ErrorKind::Storage,
                 "the store leased what it should queue",

@@ -35,6 +35,10 @@ impl<E: Engine> Queue<E> {
         if record.head_bytes.is_none() {
             record.body_bytes = body.len();
         }
+        if let Some((parent, why)) = self.adopt(&mut record)? {
+            self.refuse_body(record.id, body);
+            return Ok(Appended::Unfit { parent, why });
+        }
         let replaced = self.coalesced(&record)?;
         if let Some(limit) = self.limit_reached(&append.limits, &record, replaced.as_ref()) {
             self.refuse_body(record.id, body);
@@ -52,6 +56,7 @@ impl<E: Engine> Queue<E> {
         self.write_birth(&mut record, &body)?;
         self.place(&record)?;
         self.index_queued(&record)?;
+        self.join(&record)?;
         if self
             .lane_row(&record.lane)?
             .is_some_and(|row| row.pending == 1)
@@ -81,7 +86,10 @@ impl<E: Engine> Queue<E> {
                 continue;
             }
             if is_forgotten(&old, append) {
-                self.unretain(&old)?;
+                // What children need of it stays until they have it.
+                if !self.has_children(id)? {
+                    self.unretain(&old)?;
+                }
             } else if old.fingerprint == new.fingerprint {
                 self.end_direct(&old)?;
                 return Ok(Some(Appended::Known { record: old }));
@@ -99,7 +107,7 @@ impl<E: Engine> Queue<E> {
     }
 
     /// Somebody is told that it is queued: from now on it stands in the way of others, as what is queued does.
-    fn end_direct(&mut self, record: &Record) -> Result<()> {
+    pub(super) fn end_direct(&mut self, record: &Record) -> Result<()> {
         if let Some(direct) = self.direct.get_mut(&record.lane) {
             direct.remove(&record.id);
         }
@@ -127,7 +135,11 @@ impl<E: Engine> Queue<E> {
             return Ok(None);
         };
         match self.find(keys::id_at(&id, 0)?)? {
-            Found::Record(old) if is_untried(&old) => Ok(Some(old)),
+            // One that others wait for keeps its place.
+            Found::Record(old) if is_untried(&old) => {
+                let is_parent = record.parents.contains(&old.id) || self.has_children(old.id)?;
+                Ok((!is_parent).then_some(old))
+            }
             _ => Ok(None),
         }
     }
@@ -171,6 +183,7 @@ impl<E: Engine> Queue<E> {
         let is_due = record.due().is_some_and(|due| due <= now);
         let is_wanted = record.expires.is_none_or(|expires| expires > now);
         let is_held = self.run.is_paused || self.is_forgetting(record.principal.as_deref());
+        let is_held = is_held || record.is_held();
         if direct == Direct::No || is_held || !is_due || !is_wanted {
             return Ok(false);
         }
@@ -230,7 +243,11 @@ impl<E: Engine> Queue<E> {
             && is_untried(record)
         {
             let no = self.lane_mut(&record.lane)?.no;
-            self.txn.delete(keys::coalesce(no, coalesce));
+            let key = keys::coalesce(no, coalesce);
+            // A newer one has it, when this one could not be superseded.
+            if self.txn.get(&key)?.as_deref() == Some(&record.id.as_bytes()[..]) {
+                self.txn.delete(key);
+            }
         }
         Ok(())
     }

@@ -15,6 +15,9 @@
 //! z <died at><id>                      weight, and the lane's name if it blocks it: dead letters
 //! f <id>                               seq, then Place: in flight
 //! g <gate key>                         gate (JSON)
+//! w <parent id><child id>              nothing: the child waits for the parent, or needs its answer
+//! r <parent id>                        the child looked at last, or nothing: the parent's children are to be looked at
+//! e <id>                               nothing: freed, its references to be filled in
 //! u <name>                             note: a value of what is built on the vault
 //! m <name>                             format, run, totals, pairs, keyring
 //! q <a|b|p><id>                        quarantine: bytes that could not be read
@@ -46,6 +49,9 @@ pub(super) const IN_FLIGHT: u8 = b'f';
 pub(super) const GATES: u8 = b'g';
 pub(super) const LANES: u8 = b'n';
 pub(super) const STAGED: u8 = b's';
+pub(super) const TIES: u8 = b'w';
+pub(super) const MARKS: u8 = b'r';
+pub(super) const UNFILLED: u8 = b'e';
 
 pub(super) const FORMAT: &[u8] = b"mformat";
 pub(super) const RUN: &[u8] = b"mrun";
@@ -142,6 +148,22 @@ pub(super) fn gate(key: &GateKey) -> Key {
 
 pub(super) fn note(name: &str) -> Key {
     text(b'u', &[], name)
+}
+
+pub(super) fn tie(parent: ActionId, child: ActionId) -> Key {
+    join(TIES, &[parent.as_bytes(), child.as_bytes()])
+}
+
+pub(super) fn ties_of(parent: ActionId) -> Key {
+    join(TIES, &[parent.as_bytes()])
+}
+
+pub(super) fn mark(parent: ActionId) -> Key {
+    join(MARKS, &[parent.as_bytes()])
+}
+
+pub(super) fn unfilled(id: ActionId) -> Key {
+    join(UNFILLED, &[id.as_bytes()])
 }
 
 pub(super) fn pair(gate_no: u32) -> Key {

@@ -62,6 +62,9 @@ pub(super) struct Tally {
     pub(super) no: u64,
     /// Which revisions are pending, as one number; nothing once that cannot be told.
     pub(super) live: Option<u64>,
+    /// How many children wait for parents or need their answers, once for each parent.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) ties: u64,
 }
 
 impl Tally {
@@ -114,6 +117,8 @@ pub(super) struct Queue<E> {
     pub(super) oldest: Front,
     pub(super) expiry: Front,
     pub(super) settled: Front,
+    /// What is kept for children lies before this key, as far as retention went around it.
+    pub(super) trimmed_to: keys::Key,
     /// Names of files that nothing refers to after the commit.
     pub(super) garbage: Vec<String>,
     /// A group came to nothing: what is kept in memory is of no moment, and must be read again.
@@ -150,6 +155,7 @@ impl<E: Engine> Queue<E> {
             oldest: Front::new(&[keys::OLDEST]),
             expiry: Front::new(&[keys::EXPIRY]),
             settled: Front::new(&[keys::SETTLED]),
+            trimmed_to: keys::Key::new(),
             garbage: Vec::new(),
             is_stale: false,
             floor: 0,

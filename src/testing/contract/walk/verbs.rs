@@ -77,6 +77,7 @@ impl<F: StoreFactory> Walk<'_, F> {
                 Appended::Known { record } => (Want::Known(record.id), None),
                 Appended::Conflict { id } => (Want::Conflict(id), None),
                 Appended::Full { limit } => panic!("nothing is full here: {limit}"),
+                Appended::Unfit { why, .. } => panic!("nobody waits here: {why}"),
             };
             assert_eq!(got, want);
             if let Some(record) = added {
