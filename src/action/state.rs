@@ -199,7 +199,10 @@ impl fmt::Display for DeadReason {
                 write!(f, "action {parent}, which it waited for, was not delivered")
             }
             Self::Unresolved { parent, detail } => {
-                write!(f, "the answer to action {parent} cannot be filled in: {detail}")
+                write!(
+                    f,
+                    "the answer to action {parent} cannot be filled in: {detail}"
+                )
             }
         }
     }

@@ -10,9 +10,7 @@ use super::{Kind, Sealed, check_above, lock, pieces};
 use crate::action::{ActionId, Body, Record};
 use crate::decide::{Gate, GateKey};
 use crate::error::Result;
-use crate::store::{
-    Advance, Advanced, Append, Appended, Fill, Find, Lease, Leased, Settle, Whose,
-};
+use crate::store::{Advance, Advanced, Append, Appended, Fill, Find, Lease, Leased, Settle, Whose};
 
 /// The names and the content of `clear`, on what the store made of the action.
 pub(super) fn restored(stored: Record, clear: &Record, last_error: Option<String>) -> Record {

@@ -326,7 +326,11 @@ impl<E: Engine> Examined<'_, E> {
         }
         let is_free = record.waits.is_empty() && !record.needs.is_empty();
         if is_free && record.due().is_some() {
-            self.must_have(record, &keys::unfilled(record.id), "what is to be filled in")?;
+            self.must_have(
+                record,
+                &keys::unfilled(record.id),
+                "what is to be filled in",
+            )?;
         }
         Ok(())
     }

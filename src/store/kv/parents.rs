@@ -367,10 +367,7 @@ impl<E: Engine> Queue<E> {
             return Ok(records);
         }
         let from = [keys::UNFILLED];
-        for (key, _) in self
-            .txn
-            .scan(&from, &keys::behind(&from), UNFILLED_MAX)?
-        {
+        for (key, _) in self.txn.scan(&from, &keys::behind(&from), UNFILLED_MAX)? {
             match self.find(keys::id_at(&key, 1)?)? {
                 Found::Record(record) if record.due().is_some() => records.push(record),
                 Found::Newer => {}
@@ -388,7 +385,9 @@ impl<E: Engine> Queue<E> {
         (dead_lane, now): (DeadLane, Timestamp),
         done: &mut Advanced,
     ) -> Result<()> {
-        let Fill { record: new, dead, .. } = fill;
+        let Fill {
+            record: new, dead, ..
+        } = fill;
         let is_unchanged = |record: &Record| {
             let is_free = record.waits.is_empty() && !record.needs.is_empty();
             record.revision == new.revision && record.due().is_some() && is_free
@@ -396,12 +395,14 @@ impl<E: Engine> Queue<E> {
         let found = match self.find(new.id)? {
             Found::Record(found) if is_unchanged(&found) => found,
             _ => {
-                body.into_iter().for_each(|body| self.refuse_body(new.id, body));
+                body.into_iter()
+                    .for_each(|body| self.refuse_body(new.id, body));
                 return Ok(());
             }
         };
         if let Some(reason) = dead {
-            body.into_iter().for_each(|body| self.refuse_body(new.id, body));
+            body.into_iter()
+                .for_each(|body| self.refuse_body(new.id, body));
             let mut record = found;
             record.last_error = new.last_error;
             let buried = self.bury_held(record, reason, dead_lane, now)?;

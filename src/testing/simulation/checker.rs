@@ -199,9 +199,7 @@ fn is_reason(call: &Call, reason: &DeadReason) -> bool {
         | DeadReason::Salvaged
         | DeadReason::Uncertain { .. }
         | DeadReason::ParentDead { .. }
-        | DeadReason::Unresolved { .. } => {
-            false
-        }
+        | DeadReason::Unresolved { .. } => false,
     }
 }
 
