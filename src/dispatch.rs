@@ -58,7 +58,12 @@ impl Dispatch {
         if delivery != Delivery::Never {
             draft.drop_credentials(parts)?;
         }
-        let is_later = draft.not_before.is_some_and(|time| time > parts.now());
+        if !draft.parents.is_empty() && delivery == Delivery::Never {
+            let text = "a request that waits for another one is queued: it cannot be sent at once or never";
+            return Err(Error::invalid(text));
+        }
+        let is_later =
+            !draft.parents.is_empty() || draft.not_before.is_some_and(|time| time > parts.now());
         if delivery == Delivery::Queue || (is_later && delivery != Delivery::Never) {
             return self.enqueue(draft, payload).await.map(Outcome::Queued);
         }

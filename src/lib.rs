@@ -122,7 +122,8 @@ mod vault;
 mod worker;
 
 pub use action::{
-    Action, ActionId, Answer, Counts, DeadReason, Ledger, State, StoredRequest, WireState,
+    Action, ActionId, Answer, Counts, DeadReason, Ledger, ResponseOf, ResponseValue, State,
+    StoredRequest, WireState,
 };
 pub use builder::SyncVaultBuilder;
 pub use dead_letters::DeadLetters;
