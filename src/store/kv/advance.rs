@@ -25,6 +25,19 @@ pub(super) struct Step {
     pub(super) bodies: Vec<Option<Kept>>,
 }
 
+#[cfg(test)]
+impl Step {
+    /// Without bodies.
+    pub(super) fn plain(advance: Advance, answers: Vec<Option<Kept>>) -> Self {
+        let bodies = Vec::new();
+        Self {
+            advance,
+            answers,
+            bodies,
+        }
+    }
+}
+
 impl<E: Engine> Queue<E> {
     pub(super) fn advance(&mut self, step: Step) -> Result<Advanced> {
         let Step {
