@@ -197,6 +197,9 @@ impl Worker {
             self.forced.clear();
         }
         self.is_hungry = !done.expired.is_empty() || done.is_unfinished;
+        if done.is_unfinished {
+            self.parts.wake.notify_one();
+        }
         self.set_timer(&done, may_lease.then_some(looked));
         if may_lease && done.totals.counts.pending > 0 {
             self.look_at_portals();

@@ -67,7 +67,10 @@ impl Worker {
             let fill = filled(&self.parts, record, &answers.read).await?;
             bytes += fill.body.as_ref().map_or(0, body_len);
             self.fills.push(fill);
+        }
+        if !self.fills.is_empty() {
             self.is_hungry = true;
+            self.parts.wake.notify_one();
         }
         Ok(())
     }

@@ -16,6 +16,9 @@ mod crash;
 /// Flipped bits and cut files: a vault opens all the same, and tells no lies.
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod damage;
+/// Requests that wait for others, and refer to their answers.
+#[cfg(feature = "test-util")]
+mod dependencies;
 /// Full disks and failing calls, with root and strace only.
 #[cfg(all(feature = "sled", feature = "sqlite"))]
 mod disk_trouble;
