@@ -1,6 +1,8 @@
 //! One attempt: build the request, stamp credentials, send, judge what came back. It writes nothing:
 //! it ends in a [`Finished`], which the worker settles. A dropped or panicked attempt still reports.
 
+mod batch;
+mod folding;
 mod portal;
 mod verify;
 
@@ -27,6 +29,7 @@ use crate::payload::{Damage, check_files, load, streamed};
 use crate::store::{Leased, Settle};
 use crate::transport::{Keep, TransportFailure, keep};
 
+pub(crate) use batch::{BatchReporter, run_batch};
 use portal::{Learned, look_for_portal};
 use verify::verified;
 
@@ -75,6 +78,18 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
+    /// Nobody waits for it.
+    fn of(settle: Settle, record: &Record) -> Self {
+        Self {
+            settle,
+            lane: record.lane.clone(),
+            gate: None,
+            reply: None,
+            turn: None,
+            settled: None,
+        }
+    }
+
     /// Tells who waits, when there is nothing left to settle.
     pub(crate) fn tell(self) {
         if let Some((reply, told)) = self.reply {
@@ -104,6 +119,8 @@ pub(crate) enum Report {
     },
     /// An attempt ended.
     Finished(Box<Finished>),
+    /// The attempt of a batch ended: every member, in their order.
+    Batch(Vec<Finished>),
     /// A send that is not on disk learned something about an origin or a principal.
     Gate(Box<Gate>),
 }
@@ -128,17 +145,9 @@ impl Reporter {
         };
         let mut settle = Settle::of(record, retry, WireState::MaybeSent)?;
         settle.error = Some("the attempt was cut off".to_owned());
-        let interrupted = Finished {
-            settle,
-            lane: record.lane.clone(),
-            gate: None,
-            reply: None,
-            turn: None,
-            settled: None,
-        };
         Some(Self {
             reports,
-            interrupted: Some(interrupted),
+            interrupted: Some(Finished::of(settle, record)),
             panicked: after_panic(record),
         })
     }
@@ -571,13 +580,10 @@ pub(crate) fn finished(record: &Record, plan: Plan, answer: Option<Answer>) -> F
         status: plan.status,
         error: plan.error,
         answer,
+        batch: record.batch,
     };
     Finished {
-        settle,
-        lane: record.lane.clone(),
         gate: plan.gate,
-        reply: None,
-        turn: None,
-        settled: None,
+        ..Finished::of(settle, record)
     }
 }

@@ -1,7 +1,9 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
+mod batching;
 mod check;
 mod citizen;
+mod coalesce;
 #[cfg(feature = "encrypt")]
 mod encrypting;
 mod files;
@@ -28,7 +30,8 @@ use crate::decide::{Backoff, Classifier, Counted, DeadLane, KeyForm, RetryPolicy
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::parts::{
-    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams, TraceHook, VerifyHook,
+    CoalesceRule, DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams,
+    TraceHook, VerifyHook,
 };
 use crate::request::{check_url, word};
 use crate::store::{Amend, Limits, Retention, Store};
@@ -37,6 +40,7 @@ use crate::transport::{
 };
 use crate::vault::SyncVault;
 
+use batching::Batching;
 use check::{bad, is_loopback, is_taken, option, parse_url, within};
 use opening::{open, open_store};
 use portal::{Portals, probing};
@@ -91,6 +95,8 @@ pub struct SyncVaultBuilder {
     desk: Option<CredentialDesk>,
     classifier: Option<Arc<dyn Classifier>>,
     lane_by: Option<LaneRule>,
+    coalesce_by: Option<CoalesceRule>,
+    batching: Batching,
     on_dead_letter: Option<LetterCallback>,
     seed: Option<u64>,
     principal: Option<String>,
@@ -155,6 +161,8 @@ impl SyncVaultBuilder {
             desk: None,
             classifier: None,
             lane_by: None,
+            coalesce_by: None,
+            batching: Batching::default(),
             on_dead_letter: None,
             seed: None,
             principal: None,
@@ -311,7 +319,8 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// How long keys and answers of settled actions are remembered. Default: 24 hours.
+    /// How long keys and answers of settled actions are remembered. Default: 24 hours. On a full disk a `SqliteStore` may forget
+    /// them sooner.
     pub fn key_retention(mut self, age: Duration) -> Self {
         self.retention.age = age;
         self
@@ -530,6 +539,8 @@ impl SyncVaultBuilder {
             classifier: self.classifier.take(),
             is_sealed: self.seal.is_some(),
             lane_by: self.lane_by.take(),
+            coalesce_by: self.coalesce_by.take(),
+            batchers: self.batchers()?,
             on_dead_letter: self.on_dead_letter.take(),
         })
     }

@@ -1,11 +1,13 @@
 //! What a send and an enqueue do: check, admit, try once, hand the rest to the worker.
 //! The promises of the direct path live here: on disk before the first byte, never past its lane.
 
+mod coalesce;
 mod detached;
 mod draft;
 #[cfg(feature = "sqlite")]
 mod outbox;
 mod outcome;
+mod replace;
 
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ use crate::attempt::{self, Exchange, Outgoing, Reply, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::decide::{Counted, Gate, Plan, Settlement};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EventKind;
+use crate::event::{self, EventKind};
 use crate::parts::{ConnectivityMode, Parts};
 use crate::payload::{KeptBody, Payload};
 use crate::store::{Amend, Append, Appended, Direct, Find, Unfit};
@@ -29,6 +31,7 @@ use crate::worker::Control;
 use detached::Detached;
 pub(crate) use draft::Draft;
 pub use outcome::{Delivery, Outcome};
+pub use replace::Replaced;
 
 /// Admits requests. The handle and every request builder share it; when the last one is dropped, the
 /// worker ends.
@@ -93,10 +96,7 @@ impl Desk {
         Detached::new(async move {
             match desk.append(record, body, Direct::No).await? {
                 Admitted::Queued(ticket) => Ok(ticket),
-                Admitted::Leased(_) => Err(Error::new(
-                    ErrorKind::Storage,
-                    "the store leased what it should queue",
-                )),
+                Admitted::Leased(_) => Err(leased()),
             }
         })
         .await
@@ -119,10 +119,10 @@ impl Desk {
         let mut append = self.to_append(record, body.hand_over(), now)?;
         append.direct = direct;
         let _coming = self.parts.hub.coming(append.record.id);
-        let appended = self.parts.store.append(vec![append]).await?;
+        let appended = self.place(append).await?;
         // Counts first: who hears of an event may ask for them.
         self.parts.publish_totals().await;
-        self.admit(appended.into_iter().next(), now)
+        self.admit(appended, now)
     }
 
     fn admit(&self, appended: Option<Appended>, now: Timestamp) -> Result<Admitted> {
@@ -130,7 +130,9 @@ impl Desk {
         match appended {
             Some(Appended::Queued { record, superseded }) => {
                 if let Some(older) = superseded {
-                    parts.hub.publish(&older, EventKind::Superseded, now);
+                    parts.hub.publish(&older, event::superseded(&older), now);
+                    // What stood behind it may go now, wherever this one goes.
+                    parts.wake.notify_one();
                 }
                 parts.hub.publish(&record, EventKind::Queued, now);
                 parts.wake_for(&record);
@@ -138,16 +140,24 @@ impl Desk {
             }
             Some(Appended::Leased { record, superseded }) => {
                 if let Some(older) = superseded {
-                    parts.hub.publish(&older, EventKind::Superseded, now);
+                    parts.hub.publish(&older, event::superseded(&older), now);
                 }
                 Ok(Admitted::Leased(Box::new(record)))
             }
             Some(Appended::Known { record }) => {
                 Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
             }
+            Some(Appended::Cancelled { record, waiting }) => {
+                for cancelled in waiting.iter().chain([&record]) {
+                    parts.hub.publish(cancelled, EventKind::Cancelled, now);
+                }
+                parts.wake.notify_one();
+                Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
+            }
             Some(Appended::Conflict { id }) => Err(conflict(id)),
             Some(Appended::Full { limit }) => Err(full(&limit)),
             Some(Appended::Unfit { parent, why }) => Err(unfit(parent, why)),
+            Some(Appended::NotOver { .. }) => Err(not_over()),
             None => Err(Error::new(ErrorKind::Storage, "the store gave no result")),
         }
     }
@@ -357,6 +367,11 @@ impl Desk {
         Ok(totals.pending > totals.direct || totals.blocked_by.is_some())
     }
 
+    /// Is the key of an action that ended then still known?
+    fn is_remembered(&self, at: Timestamp) -> bool {
+        at.after(self.parts.options.retention.age) > self.parts.now()
+    }
+
     /// What a caller's own key is known for: the ticket of the same request, or a conflict. For sends that are not
     /// appended before they are tried.
     async fn known(&self, draft: &Draft, body: &KeptBody) -> Result<Option<Ticket>> {
@@ -367,10 +382,9 @@ impl Desk {
             return Ok(None);
         };
         let is_remembered = match record.state {
-            State::Delivered { at, .. } => {
-                at.after(self.parts.options.retention.age) > self.parts.now()
-            }
-            State::Cancelled { .. } | State::Expired { .. } | State::Superseded { .. } => false,
+            State::Delivered { at, .. } => self.is_remembered(at),
+            State::Cancelled { .. } | State::Expired { .. } => false,
+            State::Superseded { at } => record.is_merged && self.is_remembered(at),
             _ => true,
         };
         match is_remembered {
@@ -381,6 +395,20 @@ impl Desk {
             true => Err(conflict(record.id)),
         }
     }
+}
+
+pub(crate) fn unknown(id: ActionId) -> Error {
+    let text = format!("action {id} is not known: it was never queued here, or is forgotten");
+    Error::new(ErrorKind::NotFound, text)
+}
+
+fn leased() -> Error {
+    Error::new(ErrorKind::Storage, "the store leased what it should queue")
+}
+
+fn not_over() -> Error {
+    let text = "the store looked for the place of another action, and was asked for none";
+    Error::new(ErrorKind::Storage, text)
 }
 
 fn full(limit: &str) -> Error {

@@ -36,10 +36,12 @@
 //! | [`Outcome`] | what `send()` tells: [`Sent`](Outcome::Sent) with the response, or [`Queued`](Outcome::Queued) with a ticket |
 //! | [`Action`] | a request as kept in the queue, with its [`State`] |
 //! | [`Ticket`] | the handle of an action: its id, its [`Events`], its [`End`] |
+//! | coalescing key | of two actions that have it in common, only the newer one need be sent: [`RequestBuilder::coalesce`]. Or as the app says: [`coalesce_by`](SyncVaultBuilder::coalesce_by) |
 //! | lane | actions that keep their order; lanes run side by side. By default there is one |
 //! | [`Event`], [`Status`] | what happened to an action; how the whole vault is |
 //! | [`DeadLetter`] | an action that is not tried again until somebody acts: [`SyncVault::dead_letters`] |
 //! | [`Credentials`] | what proves who we are. Asked of the app for each attempt, never stored |
+//! | batch | waiting actions of a lane that leave in one request: [`Batcher`](decide::Batcher) |
 //! | principal | on whose behalf an action is sent. Only those of the active one are: [`SyncVault::principal`] |
 //! | [`doctor`] | looks at a vault without changing it, and carries one from store to store |
 //!
@@ -142,13 +144,14 @@ pub use action::{
 pub use builder::SyncVaultBuilder;
 pub use dead_letters::DeadLetters;
 pub use decide::{Backoff, DeadLane, RetryPolicy};
-pub use dispatch::{Delivery, Outcome};
+pub use dispatch::{Delivery, Outcome, Replaced};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
 pub use listing::{Listing, Paging};
 pub use parts::{
-    Connection, ConnectivityMode, DeadLetter, Draining, GateStats, IntoVerified, OriginStats,
-    Stats, Unsure, VerdictCounts, Verified, VerifyError,
+    Coalesced, Coalescing, Connection, ConnectivityMode, DeadLetter, Draining, GateStats,
+    IntoVerified, Merge, OriginStats, Stats, Unsure, VerdictCounts, Verified, VerifyError,
+    WholeRequest,
 };
 pub use payload::{Compression, Form, FormPart};
 pub use request::RequestBuilder;

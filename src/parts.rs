@@ -1,6 +1,8 @@
 //! The parts of a running vault that everybody shares: the four seams, the options, the event hub,
 //! and what is known about gates. No flow of its own.
 
+mod batchers;
+mod coalesce;
 mod gates;
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;
@@ -10,6 +12,7 @@ pub(crate) mod metrics;
 mod portal;
 mod principals;
 mod stats;
+mod url;
 mod verify;
 
 use std::collections::{BTreeSet, HashMap};
@@ -36,6 +39,9 @@ use crate::event::{EventHub, EventKind};
 use crate::store::{Amend, Amended, Limits, OpenReport, Opened, Query, Retention, Store};
 use crate::transport::{CredentialDesk, Transport};
 
+pub(crate) use batchers::{Batched, Batchers};
+pub(crate) use coalesce::{Base, CoalesceRule};
+pub use coalesce::{Coalesced, Coalescing, Merge, WholeRequest};
 pub(crate) use gates::GateBook;
 pub(crate) use portal::{Guards, is_portal};
 pub(crate) use principals::Principals;
@@ -128,6 +134,8 @@ pub(crate) struct Options {
     pub(crate) is_sealed: bool,
     pub(crate) classifier: Option<Arc<dyn Classifier>>,
     pub(crate) lane_by: Option<LaneRule>,
+    pub(crate) coalesce_by: Option<CoalesceRule>,
+    pub(crate) batchers: Batchers,
     pub(crate) on_dead_letter: Option<LetterCallback>,
 }
 

@@ -292,7 +292,8 @@ impl RequestBuilder {
         self
     }
 
-    /// An action of the same lane with the same coalescing key that was never attempted is superseded by this one.
+    /// An action of the same lane with the same coalescing key, of which no byte was ever sent, is superseded by this one; or
+    /// whatever the vault's rule [`coalesce_by`](crate::SyncVaultBuilder::coalesce_by) says becomes of the two.
     ///
     /// # Only the newest is wanted
     ///
@@ -390,6 +391,17 @@ impl RequestBuilder {
         dispatch.enqueue(draft, payload).await
     }
 
+    pub(crate) fn is_of(&self, dispatch: &Arc<Dispatch>) -> bool {
+        Arc::ptr_eq(&self.dispatch, dispatch)
+    }
+
+    /// The checked request, and the lane that the caller named.
+    pub(crate) fn check_in_lane(self) -> Result<(Draft, Payload, Option<Lane>)> {
+        let lane = self.lane.clone().map(Lane::new).transpose()?;
+        let (draft, payload) = self.check()?;
+        Ok((draft, payload, lane))
+    }
+
     fn check(self) -> Result<(Draft, Payload)> {
         let mut request = self.request?;
         let options = &self.dispatch.desk.parts.options;
@@ -471,28 +483,10 @@ fn set_trace(headers: &mut HeaderMap, hook: Option<&TraceHook>) -> Result<()> {
     Ok(())
 }
 
-/// A relative path joins the base, as a browser joins a link to a page in the folder `base`; a path with a leading
-/// slash joins it too, so that a base with a path (`https://api.example.com/v1`) keeps it.
+/// Where a request with this path, or URL, goes.
 fn resolve(dispatch: &Dispatch, path: &str) -> Result<Url> {
-    if path.chars().any(char::is_control) {
-        return Err(Error::invalid("a path must not hold control characters"));
-    }
     let options = &dispatch.desk.parts.options;
-    let url = match Url::parse(path) {
-        Ok(url) => url,
-        Err(_) if path.starts_with("//") => {
-            return Err(Error::invalid("a path must not start with two slashes"));
-        }
-        Err(_) => {
-            let base = options.base.as_str().trim_end_matches('/');
-            let joined = match path.trim_start_matches('/') {
-                rest if rest.starts_with(['?', '#']) => format!("{base}{rest}"),
-                "" if path.is_empty() => base.to_owned(),
-                rest => format!("{base}/{rest}"),
-            };
-            Url::parse(&joined).map_err(|e| bad("the path does not make a URL", e))?
-        }
-    };
+    let url = options.join(path)?;
     check_url(&url)?;
     options.allows(&Origin::of(&url)?)?;
     Ok(url)

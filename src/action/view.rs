@@ -64,6 +64,8 @@ pub struct Action {
     pub parents: Vec<ActionId>,
     /// Those of them that are not delivered yet: it is not sent before they are.
     pub waits_for: Vec<ActionId>,
+    /// The action that took the place of this one.
+    pub superseded_by: Option<ActionId>,
 }
 
 /// Without query string and header values: they stay out of logs.
@@ -117,6 +119,7 @@ impl Action {
             body_bytes: record.body_bytes,
             parents: record.parents.clone(),
             waits_for: record.waits.clone(),
+            superseded_by: record.superseded_by,
         })
     }
 }

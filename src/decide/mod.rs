@@ -1,6 +1,7 @@
 //! WHAT to do: pure functions, values in and values out. No clock, no I/O, no runtime.
 
 mod backoff;
+mod batch;
 mod closing;
 mod dice;
 mod failure;
@@ -23,6 +24,9 @@ mod window;
 
 pub use crate::action::PortalSign;
 pub use backoff::Backoff;
+pub use batch::{
+    BatchAnswer, BatchItem, BatchLimits, BatchProblem, BatchRequest, Batcher, Folded, ItemVerdict,
+};
 pub use closing::{Closing, reset_gate};
 pub use dice::Dice;
 pub use failure::FailureKind;
@@ -37,7 +41,9 @@ pub use origin::{
     Breaker, Budget, Ended, Hold, HoldReason, OriginPolicy, OriginState, Pace, Rate, RateLimit,
     Sign, Throttle, Trip, Window, spread,
 };
-pub use plan::{Plan, Situation, plan};
+pub use plan::{
+    Left, Member, Plan, Share, Situation, plan, share_items, share_singly, share_whole,
+};
 pub use policy::RetryPolicy;
 pub use portal::{Expects, PortalGuard, awaits_probe, gate_beside};
 pub use redirect::{REDIRECTS_MAX, Redirect, follow};

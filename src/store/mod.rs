@@ -4,6 +4,7 @@
 mod appending;
 #[cfg(any(feature = "sled", feature = "sqlite"))]
 mod ballast;
+mod batches;
 #[cfg_attr(
     not(any(feature = "fjall", feature = "sled")),
     allow(dead_code, reason = "only stores on disk make such files")
@@ -47,7 +48,8 @@ mod snapshot;
 mod sqlite;
 mod step;
 
-pub use appending::{Append, Appended, Direct, Limits, PARENTS_MAX, Unfit};
+pub use appending::{Append, Appended, Direct, LanePlace, Limits, Over, PARENTS_MAX, Then, Unfit};
+pub use batches::Batches;
 pub use change::{Amend, Amended};
 pub(crate) use examination::Examiner;
 pub use examination::{Examination, Finding, Problem, Progress, Severity};
@@ -98,7 +100,8 @@ pub type Changed<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 ///    returns `Err`, it had no effect, or the store is poisoned and every later verb fails too.
 /// 2. **Atomic.** All parts of one call become visible together: results, ledger, counts, gates, next due time.
 /// 3. **The lane is what is leased.** In a lane, `seq` gives the order. A queued action is leased only when it is the
-///    first of its lane, no other action of that lane is in flight, and nothing blocks the lane.
+///    first of its lane, or of the run at its head where a [batch](Lease::batches) was asked for, no other action of that
+///    lane is in flight, and nothing blocks the lane.
 /// 4. **Fencing.** A lease is the pair (attempt, epoch) in the record. A settle with another pair changes nothing.
 /// 5. **Kept, never scanned.** Counts and ledger cost the same at one and at a million actions.
 /// 6. **Dropping a returned future** never leaves half an effect: all of it happens, or nothing. A caller that drops an

@@ -7,6 +7,7 @@ mod desk;
 mod diagnosis;
 mod failure;
 mod reqwest;
+mod whole;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -21,6 +22,7 @@ pub use credentials::{
 pub use desk::{CredentialDesk, Generation};
 pub use failure::TransportFailure;
 pub use reqwest::{ReqwestTransport, Timeouts};
+pub(crate) use whole::{NotWhole, read_whole};
 
 /// The future of one attempt.
 pub type TransportFuture<'a> =

@@ -1,5 +1,8 @@
 //! The one integration test binary: linking once is cheap. One module per story.
 
+/// Batches: waiting actions that leave in one request.
+#[cfg(feature = "test-util")]
+mod batches;
 /// Bodies from files and forms, and compressed ones.
 #[cfg(feature = "sled")]
 mod bodies;
@@ -19,6 +22,9 @@ mod damage;
 /// Requests that wait for others, and refer to their answers.
 #[cfg(feature = "test-util")]
 mod dependencies;
+/// Chance, the same for the same seed.
+#[path = "../../src/testing/simulation/dice.rs"]
+mod dice;
 /// Full disks and failing calls, with root and strace only.
 #[cfg(all(feature = "sled", feature = "sqlite"))]
 mod disk_trouble;
@@ -39,6 +45,9 @@ mod layout;
 /// The outbox: a request in the app's own transaction.
 #[cfg(feature = "sqlite")]
 mod outbox;
+/// The pains that users of other queues report, each beside a naive client that has it.
+#[cfg(feature = "test-util")]
+mod pains;
 /// Bugs that are put into a copy of the source, for the suites to find.
 mod planted;
 /// Login pages of networks.
@@ -70,3 +79,6 @@ mod story;
 mod sync;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.
 mod transport;
+/// What nothing holds back starts within the promised time.
+#[cfg(feature = "test-util")]
+mod wake_ups;

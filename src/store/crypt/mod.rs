@@ -248,6 +248,12 @@ impl Sealed {
         })
     }
 
+    async fn waiting(&self, lane: &Lane, key: &str) -> Result<Option<Record>> {
+        let ring = self.ring()?;
+        let (lane, key) = (ring.lane(lane), ring.coalesce(key));
+        self.store.get(Find::Coalescing { lane, key }).await
+    }
+
     /// A key that is the id of an action without one is known by that: ids are readable.
     async fn by_key(&self, key: &str) -> Result<Option<Record>> {
         let hashed = self.ring()?.key(key);
@@ -323,6 +329,10 @@ impl Store for Sealed {
                 Find::Id(id) => self.reread(*id).await,
                 Find::Key(key) => {
                     let read = || Box::pin(self.by_key(key)) as StoreFuture<'_, _>;
+                    self.read(read, Keyring::open_record).await
+                }
+                Find::Coalescing { lane, key } => {
+                    let read = || Box::pin(self.waiting(lane, key)) as StoreFuture<'_, _>;
                     self.read(read, Keyring::open_record).await
                 }
             }

@@ -53,6 +53,10 @@ impl Keyring {
         self.hashed(Name::Key, key)
     }
 
+    pub(super) fn coalesce(&self, key: &str) -> String {
+        self.hashed(Name::Coalesce, key)
+    }
+
     pub(super) fn note(&self, name: &str) -> String {
         self.hashed(Name::Note, name)
     }
@@ -68,10 +72,7 @@ impl Keyring {
             lane: self.lane(&record.lane),
             origin: self.origin(&record.origin),
             key: record.key.as_deref().map(|key| self.key(key)),
-            coalesce: record
-                .coalesce
-                .as_deref()
-                .map(|key| self.hashed(Name::Coalesce, key)),
+            coalesce: record.coalesce.as_deref().map(|key| self.coalesce(key)),
             fingerprint: self.hashed(Name::Fingerprint, &record.fingerprint),
             last_error,
             head_bytes: Some(record.content.len() as u64),
@@ -118,7 +119,7 @@ impl Keyring {
             && stored.lane == self.lane(&opened.lane)
             && stored.origin == self.origin(&opened.origin)
             && stored.principal == opened.principal.as_deref().map(|name| self.principal(name))
-            && stored.coalesce == coalesce.map(|key| self.hashed(Name::Coalesce, key))
+            && stored.coalesce == coalesce.map(|key| self.coalesce(key))
             && stored.fingerprint == self.hashed(Name::Fingerprint, &opened.fingerprint)
     }
 

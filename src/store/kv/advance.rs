@@ -81,7 +81,7 @@ impl<E: Engine> Queue<E> {
             }
             None => BTreeSet::new(),
         };
-        self.trim(&advance.retention, now)?;
+        self.trim(&advance.retention, now, done.settled.len())?;
         self.arm(now)?;
         let whose = whose.unwrap_or_default();
         // Whose turn it is leases what is due; time does not help here.
@@ -143,6 +143,10 @@ impl<E: Engine> Queue<E> {
             },
             (result, _) => result,
         };
+        record.batch = match result {
+            Settlement::Retry { .. } => settle.batch,
+            _ => None,
+        };
         self.conclude(&mut record, result, now)?;
         Ok(Some(record))
     }
@@ -171,6 +175,7 @@ impl<E: Engine> Queue<E> {
                 record.state = change_state(record, Change::Return { due })?;
                 record.backoff_ms = backoff_ms;
                 record.attempts_counted += u32::from(counts == Counted::Yes);
+                self.pass_key(record)?;
                 self.rewrite(record)?;
                 self.heads.insert(record.id, record.clone().into());
                 self.index_queued(record)

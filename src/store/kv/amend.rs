@@ -53,7 +53,7 @@ impl<E: Engine> Queue<E> {
 
     /// Queues a dead letter again.
     pub(super) fn send_back(&mut self, mut record: Record, now: Timestamp) -> Result<Record> {
-        let keeps_place = self.exhume(&record)? && self.is_behind_parents(&record)?;
+        let keeps_place = self.exhume(&record)? && self.may_stand_at(&record, record.seq)?;
         if !keeps_place {
             self.take_last_place(&mut record);
         }
@@ -65,6 +65,7 @@ impl<E: Engine> Queue<E> {
         tally.ledger.pending += 1;
         tally.ledger.dead = tally.ledger.dead.saturating_sub(1);
         tally.toggle(record.id, record.revision);
+        self.pass_key(&mut record)?;
         self.rewrite(&mut record)?;
         self.place(&record)?;
         self.index_queued(&record)?;

@@ -9,7 +9,8 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::Engine;
-use super::append::{is_key_free, is_untried, settled_at};
+use super::append::{is_key_free, settled_at};
+use super::coalesce::is_waiting;
 use super::keys::{self, Place};
 use super::lanes::LaneRow;
 use super::queue::{Run, Tally, parse};
@@ -311,8 +312,7 @@ impl<E: Engine> Examined<'_, E> {
             self.must_have(record, &keys::expiry(expires, record.id), "what expires")?;
         }
         match &record.coalesce {
-            // One that others wait for may have a newer one beside it.
-            Some(key) if is_untried(record) && !self.has_ties(record.id)? => {
+            Some(key) if is_waiting(record) => {
                 self.must_lead_to(record, &keys::coalesce(no, key), "coalescing keys")
             }
             _ => Ok(()),
@@ -333,11 +333,6 @@ impl<E: Engine> Examined<'_, E> {
             )?;
         }
         Ok(())
-    }
-
-    fn has_ties(&self, parent: ActionId) -> Result<bool> {
-        let from = keys::ties_of(parent);
-        Ok(!self.txn.scan(&from, &keys::behind(&from), 1)?.is_empty())
     }
 
     fn must_have(&mut self, record: &Record, key: &[u8], index: &str) -> Result<()> {

@@ -9,7 +9,7 @@
 //! d <gate no u32><!priority><due><no>  lane name: ready heads only, one for each lane that can be leased
 //! o <created of head><lane no>         nothing: for the age of the oldest
 //! k <key>                              id: the caller's idempotency keys
-//! c <lane no><coalescing key>          id: queued and never tried
+//! c <lane no><coalescing key>          id: the last with it, queued, nothing of it left
 //! x <expires><id>                      nothing: queued actions that expire
 //! t <settled at><id>                   answer bytes: the retention ring
 //! z <died at><id>                      weight, and the lane's name if it blocks it: dead letters

@@ -5,6 +5,7 @@ mod advance;
 mod amend;
 mod amending;
 mod append;
+mod coalesce;
 mod committer;
 mod crowd;
 mod ending;
@@ -34,6 +35,7 @@ mod ready;
 mod records;
 mod reseal;
 mod restore;
+mod runs;
 #[cfg_attr(
     not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
     allow(dead_code, reason = "only stores on disk can be damaged")
@@ -66,6 +68,8 @@ use self::keyring::KeyringFile;
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) use self::ladder::Site;
 use self::ladder::Started;
+#[cfg(feature = "sqlite")]
+pub(super) use self::ladder::refuse_unfinished;
 use self::queue::Queue;
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) use self::salvage::Sink;
@@ -134,6 +138,16 @@ pub trait Engine: fmt::Debug {
     /// [`ErrorKind::StorageFull`] as long as it may not. It costs the append alone.
     fn check_room(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    /// Is next to nothing left of the room that was kept for a full disk? Then settled actions are forgotten before their
+    /// time, so that those that are pending still go out.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when it cannot be told.
+    fn is_tight(&self) -> Result<bool> {
+        Ok(false)
     }
 
     /// Makes the whole batch durable, or fails. After [`ErrorKind::StorageFull`] nothing of it is there, the group is over,

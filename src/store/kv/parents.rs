@@ -300,11 +300,11 @@ impl<E: Engine> Queue<E> {
         self.tally.seq_next += 1;
     }
 
-    /// Does it stand behind all that it waits for?
-    pub(super) fn is_behind_parents(&mut self, record: &Record) -> Result<bool> {
+    /// Would it stand behind all that it waits for?
+    pub(super) fn may_stand_at(&mut self, record: &Record, place: u64) -> Result<bool> {
         for parent in &record.waits {
             if let Fate::Pending(seq) = self.fate(*parent)?
-                && seq > record.seq
+                && seq > place
             {
                 return Ok(false);
             }

@@ -5,6 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::super::append::settled_at;
+use super::super::coalesce::is_waiting;
 use super::super::keys::{self, Place, Ready};
 use super::super::lanes::LaneRow;
 use super::super::queue::{Tally, parse};
@@ -51,11 +52,14 @@ impl<E: Engine> Examined<'_, E> {
         })?;
         self.over(&[keys::DEAD], Self::dead)?;
         self.ties()?;
-        for (prefix, index) in [(b"k", "keys"), (b"c", "coalescing keys")] {
-            self.over(prefix, |this, _, value| {
-                this.must_be(keys::id_at(value, 0)?, index, |_| true)
-            })?;
-        }
+        self.over(b"k", |this, _, value| {
+            this.must_be(keys::id_at(value, 0)?, "keys", |_| true)
+        })?;
+        self.over(b"c", |this, _, value| {
+            this.must_be(keys::id_at(value, 0)?, "coalescing keys", |record| {
+                is_waiting(record)
+            })
+        })?;
         self.over(b"p", |this, key, _| {
             let id = keys::id_at(key, 1)?;
             if matches!(this.newest(id)?, Kept::Nothing) {
