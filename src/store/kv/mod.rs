@@ -30,6 +30,7 @@ mod marks;
 mod notes;
 mod open;
 pub(super) mod overlay;
+mod parents;
 mod queue;
 mod read;
 mod ready;
@@ -454,6 +455,8 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
             .iter()
             .filter_map(|settle| settle.answer.as_ref());
         let lengths = answers.map(|answer| answer.len() as u64);
+        let bodies = step.fills.iter().filter_map(|fill| fill.body.as_ref());
+        let lengths = lengths.chain(bodies.map(Body::len));
         let size = Size::of(lengths, self.bodies.as_ref());
         let order = (size, step.urgency, Growth::Stays);
         let sealed = step.keyring;
