@@ -22,8 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
-
 use crate::action::{Origin, StoredRequest};
 use crate::clock::{Clock, SystemClock};
 use crate::connectivity::Connectivity;
@@ -44,7 +42,7 @@ use crate::transport::{
 use crate::vault::SyncVault;
 
 use batching::Batching;
-use check::{bad, is_loopback, is_taken, option, parse_url, within};
+use check::{bad, is_loopback, key_header, option, parse_url, within};
 use opening::{open, open_store};
 use portal::{Portals, probing};
 use rules::Rules;
@@ -515,14 +513,7 @@ impl SyncVaultBuilder {
             .body_bytes_max
             .unwrap_or(BODY_BYTES_MAX.min(self.limits.bytes_max));
         within("body_bytes_max", body_bytes_max, 1, self.limits.bytes_max)?;
-        let key_header = HeaderName::try_from(self.key_header.as_str())
-            .map_err(|e| bad("idempotency_header", "is not a header name").with_source(e))?;
-        if is_taken(&key_header) {
-            return Err(bad(
-                "idempotency_header",
-                "is a header that HTTP itself or credentials need",
-            ));
-        }
+        let key_header = key_header(&self.key_header)?;
         option("cache", self.cache.check())?;
         Ok(Options {
             guards: self.guards(&base)?,
