@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::action::{Lane, Origin, StoredRequest};
 use crate::clock::Timestamp;
 use crate::decide::{TRACEPARENT, TraceParent, check_key, key_from_header, split_credentials};
-use crate::dispatch::{Delivery, Dispatch, Draft, Outcome};
+use crate::dispatch::{Delivery, Dispatch, Draft, Given, Outcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::TraceHook;
 use crate::parts::cached::CacheTerms;
@@ -360,7 +360,6 @@ impl RequestBuilder {
     ///     Outcome::Sent(response) if response.status().is_success() => println!("{}", response.text().await?),
     ///     Outcome::Sent(response) => println!("refused: {}", response.status()),
     ///     Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
-    ///     _ => {}
     /// }
     /// # Ok(()) }
     /// ```
@@ -373,6 +372,10 @@ impl RequestBuilder {
     /// [`ErrorKind::Full`], [`ErrorKind::IdempotencyConflict`], storage errors; in each case nothing was kept. A
     /// failed attempt is not an error, except for [`Delivery::Never`].
     pub async fn send(self) -> Result<Outcome> {
+        self.send_out().await.map(Given::not_cached)
+    }
+
+    async fn send_out(self) -> Result<Given> {
         let method = self.request.as_ref().map(|request| request.method.clone());
         let delivery = match (self.delivery, method) {
             (Some(delivery), _) => delivery,

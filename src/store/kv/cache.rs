@@ -108,10 +108,11 @@ impl<E: Engine> Queue<E> {
         }
         let row = self.txn.get(keys::CACHE)?;
         let tally = row.map_or(Ok(CacheTally::default()), |row| parse(&row));
-        // What cannot be counted any more goes as if it were too much.
+        // What cannot be counted any more goes as if it were too much, and whatever is written to is newer than all of it.
         let tally = tally.unwrap_or(CacheTally {
             bytes: u64::MAX,
-            ..CacheTally::default()
+            kept: u64::MAX / 2,
+            entries: 0,
         });
         self.cache = Some(tally);
         Ok(tally)

@@ -19,7 +19,7 @@ async fn fresh<'p>(vault: &SyncVault, paths: &[&'p str]) -> Vec<&'p str> {
     let mut fresh = Vec::new();
     for path in paths {
         let request = vault.get(*path).when_fresh(syncvault::WhenFresh::Answer);
-        if let Outcome::Cached(..) = request.send().await.expect("send") {
+        if let Outcome::Cached(..) = request.send_or_cached().await.expect("send") {
             fresh.push(*path);
         }
     }
