@@ -391,30 +391,6 @@ fn check(batch: &[Append]) -> Result<()> {
     Ok(())
 }
 
-impl<E: Engine + Send + 'static> KvStore<E> {
-    /// Reads a body or an answer. Its file may be replaced or removed between the two steps: then the queue knows of
-    /// another one, or of none.
-    async fn read_kept(&self, id: ActionId, kind: FileKind) -> Result<Option<Body>> {
-        const TRIES: u32 = 4;
-        let mut tries = 0;
-        loop {
-            let kept = self.submit(move |queue| match kind {
-                FileKind::Body => queue.body_of(id),
-                FileKind::Answer => queue.answer_of(id),
-                FileKind::Cached => queue.cached_body_at(id),
-            });
-            let Some(kept) = kept.await? else {
-                return Ok(None);
-            };
-            tries += 1;
-            match fetch(self.bodies.clone(), kept).await {
-                Err(error) if error.kind() == ErrorKind::Corrupt && tries < TRIES => {}
-                read => return read.map(Some),
-            }
-        }
-    }
-}
-
 impl<E: Engine + Send + 'static> Store for KvStore<E> {
     fn open(&self, now: Timestamp) -> StoreFuture<'_, Opened> {
         let is_first = !self.is_swept.swap(true, Ordering::AcqRel);
