@@ -302,7 +302,7 @@ mod metrics_told {
         server.answers_next(Reply::status(200).header("etag", "\"1\"").body("menu"));
         server.answers_next(Reply::status(304));
         server.answers(Reply::unreachable());
-        let vault = SyncVault::builder("https://api.example.com")
+        let vault = syncvault::SyncVault::builder("https://api.example.com")
             .transport(server.transport())
             .connectivity(syncvault::connectivity::AlwaysReachable::new())
             .store(syncvault::store::MemoryStore::new())

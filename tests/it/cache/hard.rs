@@ -139,11 +139,11 @@ async fn fails_at(nth: u64, fault: Fault) -> bool {
         let text = outcome.response().expect("an answer").text().await;
         assert_eq!(text.expect("body"), new);
     }
+    rig.goes_away();
     let is_queued = vault.post("/orders").body("x").enqueue().await.is_ok();
     vault.cache_stats().await.ok();
     let has_fired = faults.fired().is_some();
     drop(vault);
-    rig.goes_away();
     let vault = rig.open().await;
     let pending = vault.pending_count().await.expect("count");
     assert!(pending == 1 || !is_queued, "{nth} {fault:?}");
