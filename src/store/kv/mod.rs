@@ -91,7 +91,7 @@ use super::{
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// How long an encoded request may be: it is kept in the engine.
 const CONTENT_BYTES_MAX: usize = 64 * 1024;
