@@ -11,6 +11,9 @@ async fn filled(rig: &Rig, paths: &[&str]) -> SyncVault {
     for path in paths {
         assert_eq!(get(&vault, path).await, sent("old"));
     }
+    // Until they are kept: what is written before that overtakes them.
+    let stats = vault.cache_stats().await.expect("stats");
+    assert_eq!(stats.entries, paths.len() as u64);
     vault
 }
 
