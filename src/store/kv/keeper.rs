@@ -8,7 +8,6 @@ use bytes::Bytes;
 use super::advance::Step;
 use super::append::Incoming;
 use super::records::{Kept, KeptPiece};
-use super::{Engine, KvStore};
 use crate::action::{ActionId, Body, Piece};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::bodies::{Bodies, FileKind};
@@ -197,29 +196,5 @@ fn keep_answer(keeper: &mut Keeper, id: ActionId, answer: Bytes) -> Result<Optio
             Ok(None)
         }
         kept => kept.map(Some),
-    }
-}
-
-impl<E: Engine + Send + 'static> KvStore<E> {
-    /// Reads a body or an answer. Its file may be replaced or removed between the two steps: then the queue knows of
-    /// another one, or of none.
-    pub(super) async fn read_kept(&self, id: ActionId, kind: FileKind) -> Result<Option<Body>> {
-        const TRIES: u32 = 4;
-        let mut tries = 0;
-        loop {
-            let kept = self.submit(move |queue| match kind {
-                FileKind::Body => queue.body_of(id),
-                FileKind::Answer => queue.answer_of(id),
-                FileKind::Cached => queue.cached_body_at(id),
-            });
-            let Some(kept) = kept.await? else {
-                return Ok(None);
-            };
-            tries += 1;
-            match fetch(self.bodies.clone(), kept).await {
-                Err(error) if error.kind() == ErrorKind::Corrupt && tries < TRIES => {}
-                read => return read.map(Some),
-            }
-        }
     }
 }
