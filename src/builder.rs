@@ -11,6 +11,7 @@ mod encrypting;
 mod files;
 mod opening;
 mod portal;
+mod principals;
 mod rules;
 mod starting;
 mod trace;
@@ -435,19 +436,6 @@ impl SyncVaultBuilder {
         Fut: Future<Output = ()> + Send + 'static,
     {
         self.on_dead_letter = Some(Arc::new(move |letter| Box::pin(callback(letter))));
-        self
-    }
-
-    /// Who uses the app now; see [`SyncVault::principal`]. Default: nobody, and the actions of every principal wait.
-    pub fn principal(mut self, principal: impl Into<String>) -> Self {
-        self.principal = Some(principal.into());
-        self
-    }
-
-    /// Sends the actions of every principal, side by side, whoever is active: for programs that act for many at once, a
-    /// gateway say. The provider of credentials is told for whom.
-    pub fn all_principals(mut self) -> Self {
-        self.is_everybody_sent = true;
         self
     }
 

@@ -36,6 +36,7 @@ use crate::worker::Control;
 use cache::Cache;
 use detached::Detached;
 pub(crate) use draft::Draft;
+pub(crate) use outcome::Given;
 pub use outcome::{Delivery, Outcome};
 pub use replace::Replaced;
 
@@ -61,7 +62,7 @@ impl Dispatch {
         mut draft: Draft,
         payload: Payload,
         delivery: Delivery,
-    ) -> Result<Outcome> {
+    ) -> Result<Given> {
         let parts = &self.desk.parts;
         parts.check_open()?;
         if delivery != Delivery::Never {
@@ -172,7 +173,7 @@ impl Desk {
 
     /// `WriteAhead`: on disk and leased in one commit, then tried. Detached: when the caller drops its future, the
     /// attempt goes on.
-    async fn write_ahead(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
+    async fn write_ahead(&self, draft: Draft, body: KeptBody) -> Result<Given> {
         let parts = &self.parts;
         let turn = parts.turn(&draft.lane).await;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
@@ -228,7 +229,7 @@ impl Desk {
     }
 
     /// `OnFailure`: tried at once, and queued only when there is no answer to give.
-    async fn send_first(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
+    async fn send_first(&self, draft: Draft, body: KeptBody) -> Result<Given> {
         let parts = &self.parts;
         if let Some(ticket) = self.known(&draft, &body).await? {
             return Ok(Outcome::Queued(ticket));
@@ -269,7 +270,7 @@ impl Desk {
     }
 
     /// `Never`: an answer or an error.
-    async fn send_only(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
+    async fn send_only(&self, draft: Draft, body: KeptBody) -> Result<Given> {
         let parts = &self.parts;
         let cache = Cache::of(parts, &draft, &body).await;
         if let Some(outcome) = cache.fresh().await {

@@ -16,7 +16,6 @@
 //!     match vault.post("/orders").json(&order).idempotency_key("order-4711").send().await? {
 //!         Outcome::Sent(response) => println!("{}", response.status()),
 //!         Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
-//!         _ => {}
 //!     }
 //!     // It goes out when the server is there: in the background, and also after a restart.
 //!     assert_eq!(vault.pending_count().await?, 1);
@@ -109,7 +108,7 @@
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
-//! | `cache` | no | answers to GETs are kept, and given when the network is not there: `SyncVaultBuilder::cache`, `Outcome::Cached` |
+//! | `cache` | no | answers to GETs are kept, and given when the network is not there: `SyncVaultBuilder::cache`, `RequestBuilder::send_or_cached` |
 //! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order |
 //! | `metrics` | no | depth, ages, attempts and gates through the `metrics` facade: docs/metrics.md |
 //! | `test-util` | no | fakes for clock, network, transport and store, the contract suite for stores, a simulation of whole vaults |

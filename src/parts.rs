@@ -488,6 +488,7 @@ impl Parts {
 
     /// Removes all that is kept of a principal, step by step. Returns how many pending actions and dead letters went.
     pub(crate) async fn forget(self: &Arc<Self>, principal: String) -> Result<u64> {
+        self.cache.forget().await;
         let mut evicted = 0;
         loop {
             let change = Amend::Forget {

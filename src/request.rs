@@ -24,7 +24,7 @@ use crate::decide::{
     HEADER_BYTES_MAX, TRACEPARENT, TraceParent, URL_BYTES_MAX, check_key, key_from_header,
     split_credentials, weight,
 };
-use crate::dispatch::{Delivery, Dispatch, Draft, Outcome};
+use crate::dispatch::{Delivery, Dispatch, Draft, Given, Outcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::TraceHook;
 use crate::parts::cached::CacheTerms;
@@ -362,7 +362,6 @@ impl RequestBuilder {
     ///     Outcome::Sent(response) if response.status().is_success() => println!("{}", response.text().await?),
     ///     Outcome::Sent(response) => println!("refused: {}", response.status()),
     ///     Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
-    ///     _ => {}
     /// }
     /// # Ok(()) }
     /// ```
@@ -375,6 +374,10 @@ impl RequestBuilder {
     /// [`ErrorKind::Full`], [`ErrorKind::IdempotencyConflict`], storage errors; in each case nothing was kept. A
     /// failed attempt is not an error, except for [`Delivery::Never`].
     pub async fn send(self) -> Result<Outcome> {
+        self.send_out().await.map(Given::not_cached)
+    }
+
+    async fn send_out(self) -> Result<Given> {
         let method = self.request.as_ref().map(|request| request.method.clone());
         let delivery = match (self.delivery, method) {
             (Some(delivery), _) => delivery,
