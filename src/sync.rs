@@ -27,6 +27,7 @@ mod checkpoint;
 mod item;
 mod name;
 mod orchestrator;
+mod table;
 
 #[cfg(feature = "sqlite")]
 pub use checkpoint::SqliteCheckpoints;
@@ -43,4 +44,13 @@ pub use orchestrator::{
     BackgroundState, BackgroundSync, End, Failure, FailureKind, Feature, FeatureReport,
     FeatureStatus, FeatureStatuses, InitialState, InitialSync, Phase, Step, StepError, SyncEvent,
     SyncEventKind, SyncEvents, SyncOrchestrator, SyncOrchestratorBuilder, SyncReport, Tally,
+};
+#[cfg(feature = "sqlite")]
+pub use table::QueuedInTransaction;
+pub use table::{
+    Change, ConflictStrategy, DamagedRow, Decision, LocalFuture, LocalRecord, LocalStep,
+    LocalStore, Operation, Outgoing, OutgoingState, PendingDelete, PullRequest, PushRequest,
+    Pushed, Quarantined, QueueRequest, RecordKey, RecordMeta, RecordPage, RecordWrite, RemoteError,
+    RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow, RemoteStore, Resolver, Row,
+    TableConflict, TableSpec, TableState, Touched, Unsynced, Version,
 };

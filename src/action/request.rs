@@ -28,6 +28,10 @@ pub struct StoredRequest {
     pub key_window: Option<Duration>,
     /// The app said that an HTML page cannot be the answer.
     pub expects_json: bool,
+    /// Statuses beside 2xx that are the answer, and not a failure.
+    pub answers: Vec<u16>,
+    /// A 401 holds it, and its principal, until there are credentials that are taken.
+    pub waits_for_credentials: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,6 +51,10 @@ struct Encoded<'a> {
     expects_json: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_window_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    answers: Vec<u16>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    waits_for_credentials: bool,
 }
 
 /// A header value: text where it is text, bytes where it is not.
@@ -69,6 +77,8 @@ impl StoredRequest {
             tag: None,
             key_window: None,
             expects_json: false,
+            answers: Vec::new(),
+            waits_for_credentials: false,
         }
     }
 
@@ -91,6 +101,8 @@ impl StoredRequest {
             key_window_ms: self.key_window.map(whole_millis),
             tag: self.tag.clone(),
             expects_json: self.expects_json,
+            answers: self.answers.clone(),
+            waits_for_credentials: self.waits_for_credentials,
         };
         serde_json::to_vec(&encoded).map_err(|e| unusable("cannot be encoded").with_source(e))
     }
@@ -134,6 +146,8 @@ impl StoredRequest {
             key_window: encoded.key_window_ms.map(Duration::from_millis),
             tag: encoded.tag,
             expects_json: encoded.expects_json,
+            answers: encoded.answers,
+            waits_for_credentials: encoded.waits_for_credentials,
         })
     }
 }
@@ -196,6 +210,8 @@ mod tests {
         request.timeout = Some(Duration::from_millis(1500));
         request.tag = Some("t".into());
         request.expects_json = true;
+        request.answers = vec![409, 412];
+        request.waits_for_credentials = true;
         request.key_window = Some(Duration::from_secs(60));
         let bytes = request.encode().expect("encode");
         assert_eq!(StoredRequest::decode(&bytes).expect("decode"), request);
