@@ -49,8 +49,8 @@ pub use orchestrator::{
 pub use table::QueuedInTransaction;
 pub use table::{
     Change, ConflictStrategy, DamagedRow, Decision, LocalFuture, LocalRecord, LocalStep,
-    LocalStore, Operation, Outgoing, OutgoingState, PendingDelete, PullRequest, PushRequest,
-    Pushed, Quarantined, QueueRequest, RecordKey, RecordMeta, RecordPage, RecordWrite, RemoteError,
-    RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow, RemoteStore, Resolver, Row,
+    LocalStore, MemoryLocal, Operation, Outgoing, OutgoingState, PendingDelete, PullRequest,
+    PushRequest, Pushed, Quarantined, QueueRequest, RecordKey, RecordMeta, RecordPage, RecordWrite,
+    RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow, RemoteStore, Resolver, Row,
     TableConflict, TableSpec, TableState, Touched, Unsynced, Version,
 };

@@ -7,6 +7,7 @@
 mod change;
 mod conflict;
 mod local;
+mod memory;
 mod record;
 mod remote;
 mod version;
@@ -20,6 +21,7 @@ pub use local::{
     LocalFuture, LocalStep, LocalStore, Quarantined, QueueRequest, RecordPage, RecordWrite,
     TableSpec, TableState, Touched,
 };
+pub use memory::MemoryLocal;
 pub use record::{LocalRecord, Outgoing, OutgoingState, RecordKey, RecordMeta, Row, Unsynced};
 pub use remote::{
     DamagedRow, PullRequest, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow,

@@ -38,7 +38,8 @@ pub struct Change {
     /// The version that it was made on. The server must refuse the change with 409 or 412 when it has another one by now:
     /// `If-Match`. Nothing = the server told none.
     pub base_version: Option<Version>,
-    /// The server has no such record, as far as the device knows: `If-None-Match: *`.
+    /// The server has no such row, as far as the device knows: `If-None-Match: *`. The base version, if there is one, is then that of
+    /// its tombstone.
     pub is_new: bool,
     /// When the app made it, by the clock of the device.
     pub changed_at: Timestamp,

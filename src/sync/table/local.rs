@@ -35,7 +35,7 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a
 ///    limits of 64 bits, 100 levels of nesting. A store over plain tables may drop fields for which there is no column, if it says
 ///    so at [`open`](Self::open).
 /// 3. **[`Touched`] bounds a write.** A store with columns changes those that are named and no others.
-/// 4. **Pages go by id**, in an order of the store's own that does not change: behind `after`, at most `limit`. What is committed
+/// 4. **Pages go by id**, compared byte by byte: behind `after`, at most `limit`. What is committed
 ///    between two pages may be in the later ones or not.
 /// 5. **What is damaged does not stop the rest**: a record that cannot be read is named in [`RecordPage::damaged`].
 /// 6. The engine writes one record at a time, and never while it reads it for a change: a store needs no locks of its own beyond
@@ -117,8 +117,11 @@ pub trait LocalStore: Send + Sync + 'static {
     /// Removes a checkpoint. One that is not there is fine.
     fn remove_checkpoint<'a>(&'a self, key: &'a CheckpointKey) -> LocalFuture<'a, ()>;
 
+    /// Records that a step [holds](LocalStep::hold) for a user, of all tables, in any order, at most `limit`; their row is nothing.
+    fn held<'a>(&'a self, user: &'a str, limit: usize) -> LocalFuture<'a, Vec<LocalRecord>>;
+
     /// Removes everything of a table, in one commit: rows, what is known of them, its state, its quarantine, and the checkpoints of
-    /// the feature of that name, whosever they are.
+    /// the feature of that name, whosever they are. What is held for users stays.
     fn clear<'a>(&'a self, table: &'a str) -> LocalFuture<'a, ()>;
 
     /// What was set aside of a table, newest first, at most `limit`.
@@ -155,6 +158,11 @@ pub struct LocalStep {
     pub checkpoint: Option<Checkpoint>,
     /// What is set aside.
     pub quarantine: Vec<Quarantined>,
+    /// Unsynced records to keep for a user who logs out, apart from the tables: nobody sees them there. Only their
+    /// [`RecordMeta`](super::RecordMeta) counts, which holds the row too.
+    pub hold: Vec<(String, LocalRecord)>,
+    /// Records that are no longer kept so.
+    pub release: Vec<(String, RecordKey)>,
 }
 
 impl LocalStep {
@@ -177,6 +185,8 @@ impl LocalStep {
             && self.state.is_none()
             && self.checkpoint.is_none()
             && self.quarantine.is_empty()
+            && self.hold.is_empty()
+            && self.release.is_empty()
     }
 }
 
@@ -218,7 +228,7 @@ pub struct TableState {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RecordPage {
-    /// The records, in the store's order.
+    /// The records, by id.
     pub records: Vec<LocalRecord>,
     /// Ids of records in the range of this page that cannot be read. The engine sets them aside, and the next pull brings them
     /// again.

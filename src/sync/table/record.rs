@@ -180,8 +180,14 @@ pub struct Outgoing {
     /// The version that it was made on.
     #[serde(default)]
     pub base_version: Option<Version>,
+    /// The server has no such row, as far as it is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_new: bool,
     /// When the app made it, by the clock of the device.
     pub changed_at: Timestamp,
+    /// How often it was queued anew because the server had another version.
+    #[serde(default)]
+    pub rounds: u32,
     /// Where it is.
     #[serde(default)]
     pub state: OutgoingState,
