@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --bench throughput`, or `-- enqueue cycle drain direct` for single sections. With the name of a store
 //! (`sled`, `sqlite-sealed`), or with `stores` for all that are compiled in, `enqueue` and `cycle` are about these, side by
-//! side: `cargo bench --all-features --bench throughput -- enqueue cycle stores`. Rounds are interleaved and ratios are
+//! side: `cargo bench --all-features --bench throughput -- enqueue cycle stores`. `lanes` is the section of enqueues with a
+//! lane for each writer. Rounds are interleaved and ratios are
 //! taken within a round, because the disk and the machine are never quite the same twice.
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 
@@ -72,7 +73,7 @@ struct Wanted {
 
 impl Wanted {
     fn of<'a>(args: impl Iterator<Item = &'a str>) -> Outcome<Self> {
-        const SECTIONS: [&str; 4] = ["enqueue", "cycle", "drain", "direct"];
+        const SECTIONS: [&str; 5] = ["enqueue", "cycle", "drain", "direct", "lanes"];
         let (mut sections, mut stores) = (Vec::new(), Vec::new());
         let known = stores::names();
         for arg in args {
@@ -100,6 +101,7 @@ fn measure(runtime: &Runtime, wanted: &Wanted) -> Outcome<Vec<Row>> {
             ("enqueue", stores) => side_by_side::enqueue(runtime, stores)?,
             ("cycle", []) => queue::cycle(runtime)?,
             ("cycle", stores) => side_by_side::cycle(runtime, stores)?,
+            ("lanes", stores) => side_by_side::lanes(runtime, stores)?,
             ("drain", _) => wire::drain(runtime)?,
             _ => wire::direct(runtime)?,
         });

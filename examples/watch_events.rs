@@ -86,7 +86,7 @@ async fn note(vault: &SyncVault, key: &str) -> Result {
         .await?
     {
         Outcome::Sent(response) => println!("{key}  sent: {}", response.status()),
-        Outcome::Queued(_) => println!("{key}  on disk"),
+        _ => println!("{key}  on disk"),
     }
     Ok(())
 }

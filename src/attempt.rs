@@ -1,8 +1,11 @@
 //! One attempt: build the request, stamp credentials, send, judge what came back. It writes nothing:
 //! it ends in a [`Finished`], which the worker settles. A dropped or panicked attempt still reports.
 
+mod batch;
+mod folding;
 mod portal;
 mod verify;
+mod written;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,6 +30,7 @@ use crate::payload::{Damage, check_files, load, streamed};
 use crate::store::{Leased, Settle};
 use crate::transport::{Keep, TransportFailure, keep};
 
+pub(crate) use batch::{BatchReporter, run_batch};
 use portal::{Learned, look_for_portal};
 use verify::verified;
 
@@ -66,6 +70,8 @@ pub(crate) struct Finished {
     pub(crate) settle: Settle,
     pub(crate) lane: Lane,
     pub(crate) gate: Option<Gate>,
+    /// Resources that it wrote to: what is cached of them is stale.
+    pub(crate) stale: Vec<String>,
     /// What to tell the caller of a direct send once it is settled.
     pub(crate) reply: Option<(oneshot::Sender<Reply>, Reply)>,
     /// The turn of a named lane, given back after the settle.
@@ -75,6 +81,19 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
+    /// Nobody waits for it.
+    fn of(settle: Settle, record: &Record) -> Self {
+        Self {
+            settle,
+            lane: record.lane.clone(),
+            gate: None,
+            stale: Vec::new(),
+            reply: None,
+            turn: None,
+            settled: None,
+        }
+    }
+
     /// Tells who waits, when there is nothing left to settle.
     pub(crate) fn tell(self) {
         if let Some((reply, told)) = self.reply {
@@ -104,6 +123,8 @@ pub(crate) enum Report {
     },
     /// An attempt ended.
     Finished(Box<Finished>),
+    /// The attempt of a batch ended: every member, in their order.
+    Batch(Vec<Finished>),
     /// A send that is not on disk learned something about an origin or a principal.
     Gate(Box<Gate>),
 }
@@ -128,17 +149,9 @@ impl Reporter {
         };
         let mut settle = Settle::of(record, retry, WireState::MaybeSent)?;
         settle.error = Some("the attempt was cut off".to_owned());
-        let interrupted = Finished {
-            settle,
-            lane: record.lane.clone(),
-            gate: None,
-            reply: None,
-            turn: None,
-            settled: None,
-        };
         Some(Self {
             reports,
-            interrupted: Some(interrupted),
+            interrupted: Some(Finished::of(settle, record)),
             panicked: after_panic(record),
         })
     }
@@ -153,6 +166,7 @@ impl Reporter {
     pub(crate) fn finish(mut self, mut finished: Finished) {
         if let Some(interrupted) = self.interrupted.take() {
             finished.turn = interrupted.turn;
+            finished.stale = interrupted.stale;
             self.send(finished);
         }
     }
@@ -495,7 +509,7 @@ fn judged(parts: &Parts, observation: &Observation<'_>, request: &StoredRequest)
 }
 
 /// Runs the attempt of a leased action and reports its end.
-pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
+pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, mut reporter: Reporter) {
     let Leased {
         record,
         wire_before,
@@ -518,6 +532,11 @@ pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
     }
     let exchange = exchange(&parts, &outgoing).await;
     let plan = conclude(&parts, &record, wire_before, &outgoing, &exchange);
+    reporter.wrote(
+        parts
+            .cache
+            .written(&outgoing.request, plan.wire, exchange.head()),
+    );
     let is_kept = matches!(
         plan.settlement,
         Settlement::Delivered { .. } | Settlement::Dead { .. }
@@ -570,13 +589,10 @@ pub(crate) fn finished(record: &Record, plan: Plan, answer: Option<Answer>) -> F
         status: plan.status,
         error: plan.error,
         answer,
+        batch: record.batch,
     };
     Finished {
-        settle,
-        lane: record.lane.clone(),
         gate: plan.gate,
-        reply: None,
-        turn: None,
-        settled: None,
+        ..Finished::of(settle, record)
     }
 }

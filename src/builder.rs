@@ -1,7 +1,11 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
+mod batching;
+#[cfg(feature = "cache")]
+mod cache;
 mod check;
 mod citizen;
+mod coalesce;
 #[cfg(feature = "encrypt")]
 mod encrypting;
 mod files;
@@ -27,8 +31,10 @@ use crate::decide::{Backoff, Classifier, Counted, DeadLane, KeyForm, RetryPolicy
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::parts::cached;
 use crate::parts::{
-    DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams, TraceHook, VerifyHook,
+    CoalesceRule, DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams,
+    TraceHook, VerifyHook,
 };
 use crate::request::{check_url, word};
 use crate::store::{Amend, Limits, Retention, Store};
@@ -37,6 +43,7 @@ use crate::transport::{
 };
 use crate::vault::SyncVault;
 
+use batching::Batching;
 use check::{bad, is_loopback, is_taken, option, parse_url, within};
 use opening::{open, open_store};
 use portal::{Portals, probing};
@@ -91,11 +98,14 @@ pub struct SyncVaultBuilder {
     desk: Option<CredentialDesk>,
     classifier: Option<Arc<dyn Classifier>>,
     lane_by: Option<LaneRule>,
+    coalesce_by: Option<CoalesceRule>,
+    batching: Batching,
     on_dead_letter: Option<LetterCallback>,
     seed: Option<u64>,
     principal: Option<String>,
     is_everybody_sent: bool,
     seal: Option<opening::SealStore>,
+    cache: cached::CacheSetting,
 }
 
 impl fmt::Debug for SyncVaultBuilder {
@@ -155,11 +165,14 @@ impl SyncVaultBuilder {
             desk: None,
             classifier: None,
             lane_by: None,
+            coalesce_by: None,
+            batching: Batching::default(),
             on_dead_letter: None,
             seed: None,
             principal: None,
             is_everybody_sent: false,
             seal: None,
+            cache: cached::CacheSetting::default(),
         }
     }
 
@@ -311,7 +324,8 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// How long keys and answers of settled actions are remembered. Default: 24 hours.
+    /// How long keys and answers of settled actions are remembered. Default: 24 hours. On a full disk a `SqliteStore` may forget
+    /// them sooner.
     pub fn key_retention(mut self, age: Duration) -> Self {
         self.retention.age = age;
         self
@@ -457,6 +471,7 @@ impl SyncVaultBuilder {
         let seams = self.seams(&options).await?;
         let now = seams.clock.now();
         let opened = open(&*seams.store, now).await?;
+        options.cache.check_store(&*seams.store).await?;
         let until = now.after(options.policy.wait_max());
         seams.store.amend(Amend::Hasten { until }).await?;
         let mut gates = GateBook::new(opened.gates.clone());
@@ -509,6 +524,7 @@ impl SyncVaultBuilder {
                 "is a header that HTTP itself or credentials need",
             ));
         }
+        option("cache", self.cache.check())?;
         Ok(Options {
             guards: self.guards(&base)?,
             expects_json: self.portals.expects_json,
@@ -530,7 +546,10 @@ impl SyncVaultBuilder {
             classifier: self.classifier.take(),
             is_sealed: self.seal.is_some(),
             lane_by: self.lane_by.take(),
+            coalesce_by: self.coalesce_by.take(),
+            batchers: self.batchers()?,
             on_dead_letter: self.on_dead_letter.take(),
+            cache: self.cache.clone(),
         })
     }
 

@@ -1,11 +1,18 @@
 //! What a send and an enqueue do: check, admit, try once, hand the rest to the worker.
 //! The promises of the direct path live here: on disk before the first byte, never past its lane.
 
+#[cfg(feature = "cache")]
+mod cache;
+#[cfg(not(feature = "cache"))]
+#[path = "dispatch/no_cache.rs"]
+mod cache;
+mod coalesce;
 mod detached;
 mod draft;
 #[cfg(feature = "sqlite")]
 mod outbox;
 mod outcome;
+mod replace;
 
 use std::sync::Arc;
 
@@ -18,7 +25,7 @@ use crate::attempt::{self, Exchange, Outgoing, Reply, Report, Reporter};
 use crate::clock::Timestamp;
 use crate::decide::{Counted, Gate, Plan, Settlement};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EventKind;
+use crate::event::{self, EventKind};
 use crate::parts::{ConnectivityMode, Parts};
 use crate::payload::{KeptBody, Payload};
 use crate::store::{Amend, Append, Appended, Direct, Find};
@@ -26,9 +33,11 @@ use crate::ticket::Ticket;
 use crate::transport::{Arrived, Keep, arrived, keep, tee};
 use crate::worker::Control;
 
+use cache::Cache;
 use detached::Detached;
 pub(crate) use draft::Draft;
 pub use outcome::{Delivery, Outcome};
+pub use replace::Replaced;
 
 /// Admits requests. The handle and every request builder share it; when the last one is dropped, the
 /// worker ends.
@@ -88,10 +97,7 @@ impl Desk {
         Detached::new(async move {
             match desk.append(record, body, Direct::No).await? {
                 Admitted::Queued(ticket) => Ok(ticket),
-                Admitted::Leased(_) => Err(Error::new(
-                    ErrorKind::Storage,
-                    "the store leased what it should queue",
-                )),
+                Admitted::Leased(_) => Err(leased()),
             }
         })
         .await
@@ -103,7 +109,9 @@ impl Desk {
             let text = "its principal was forgotten meanwhile: nothing of the request is kept";
             return Err(Error::new(ErrorKind::WrongState, text));
         }
+        let stale = self.parts.cache.queued(&record.content);
         let mut append = Append::new(record, body, now);
+        append.stale = stale;
         append.limits = self.parts.options.limits;
         append.key_retention = self.parts.options.retention.age;
         Ok(append)
@@ -114,10 +122,10 @@ impl Desk {
         let mut append = self.to_append(record, body.hand_over(), now)?;
         append.direct = direct;
         let _coming = self.parts.hub.coming(append.record.id);
-        let appended = self.parts.store.append(vec![append]).await?;
+        let appended = self.place(append).await?;
         // Counts first: who hears of an event may ask for them.
         self.parts.publish_totals().await;
-        self.admit(appended.into_iter().next(), now)
+        self.admit(appended, now)
     }
 
     fn admit(&self, appended: Option<Appended>, now: Timestamp) -> Result<Admitted> {
@@ -125,7 +133,9 @@ impl Desk {
         match appended {
             Some(Appended::Queued { record, superseded }) => {
                 if let Some(older) = superseded {
-                    parts.hub.publish(&older, EventKind::Superseded, now);
+                    parts.hub.publish(&older, event::superseded(&older), now);
+                    // What stood behind it may go now, wherever this one goes.
+                    parts.wake.notify_one();
                 }
                 parts.hub.publish(&record, EventKind::Queued, now);
                 parts.wake_for(&record);
@@ -133,15 +143,23 @@ impl Desk {
             }
             Some(Appended::Leased { record, superseded }) => {
                 if let Some(older) = superseded {
-                    parts.hub.publish(&older, EventKind::Superseded, now);
+                    parts.hub.publish(&older, event::superseded(&older), now);
                 }
                 Ok(Admitted::Leased(Box::new(record)))
             }
             Some(Appended::Known { record }) => {
                 Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
             }
+            Some(Appended::Cancelled { record, waiting }) => {
+                for cancelled in waiting.iter().chain([&record]) {
+                    parts.hub.publish(cancelled, EventKind::Cancelled, now);
+                }
+                parts.wake.notify_one();
+                Ok(Admitted::Queued(Ticket::of(parts.clone(), &record)))
+            }
             Some(Appended::Conflict { id }) => Err(conflict(id)),
             Some(Appended::Full { limit }) => Err(full(&limit)),
+            Some(Appended::NotOver { .. }) => Err(not_over()),
             None => Err(Error::new(ErrorKind::Storage, "the store gave no result")),
         }
     }
@@ -209,18 +227,28 @@ impl Desk {
         if let Some(ticket) = self.known(&draft, &body).await? {
             return Ok(Outcome::Queued(ticket));
         }
+        let cache = Cache::of(parts, &draft, &body).await;
+        if let Some(outcome) = cache.fresh().await {
+            return Ok(outcome);
+        }
         let turn = parts.turn(&draft.lane).await;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
         if !may_try || self.is_lane_busy(&draft.lane).await? {
+            if let Some(outcome) = cache.instead().await {
+                return Ok(outcome);
+            }
             let record = draft.record(&body, parts.now())?;
             return self.queue(record, body).await.map(Outcome::Queued);
         }
         let record = draft.outline(&body, parts.now());
         let outgoing = draft.outgoing(&record, &body);
-        let (record, plan, exchange) = self.try_once(record, &outgoing).await;
+        let (record, plan, exchange) = self.try_with(record, &outgoing, &cache).await;
+        if let Some(outcome) = cache.instead_of(&plan, &exchange).await {
+            return Ok(outcome);
+        }
         let outcome = match (plan.settlement, exchange.result) {
             (Settlement::Delivered { .. } | Settlement::Dead { .. }, Ok(response)) => {
-                Ok(Outcome::Sent(response))
+                Ok(Outcome::Sent(cache.keep(response)))
             }
             (settlement, _) => {
                 let mut record =
@@ -236,6 +264,43 @@ impl Desk {
 
     /// `Never`: an answer or an error.
     async fn send_only(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
+        let parts = &self.parts;
+        let cache = Cache::of(parts, &draft, &body).await;
+        if let Some(outcome) = cache.fresh().await {
+            return Ok(outcome);
+        }
+        let (turn, outgoing, record) = match self.admit_only(&draft, &body).await {
+            Ok(admitted) => admitted,
+            Err(refused) if refused.kind() == ErrorKind::Invalid => return Err(refused),
+            Err(refused) => return cache.instead().await.ok_or(refused),
+        };
+        let (_, plan, exchange) = self.try_with(record, &outgoing, &cache).await;
+        drop(turn);
+        if let Some(outcome) = cache.instead_of(&plan, &exchange).await {
+            return Ok(outcome);
+        }
+        if let Some(sign) = plan.portal {
+            let text = format!(
+                "a login page of the network seems to stand before the server ({sign}), and the request may not be queued"
+            );
+            return Err(Error::new(ErrorKind::Portal, text));
+        }
+        let sent = |response| Outcome::Sent(cache.keep(response));
+        exchange.result.map(sent).map_err(|failure| {
+            let text = format!(
+                "the request got no answer ({}), and may not be queued",
+                failure.kind()
+            );
+            Error::new(ErrorKind::Unreachable, text).with_source(failure)
+        })
+    }
+
+    /// May a request that may not be queued be tried now?
+    async fn admit_only(
+        &self,
+        draft: &Draft,
+        body: &KeptBody,
+    ) -> Result<(Option<OwnedMutexGuard<()>>, Outgoing, Record)> {
         let parts = &self.parts;
         let why_not = if *parts.mode.borrow() == ConnectivityMode::Offline {
             Some((ErrorKind::Unreachable, "the app set the vault offline"))
@@ -254,7 +319,7 @@ impl Desk {
                 format!("{why}, and this request may not be queued"),
             ));
         }
-        self.known(&draft, &body).await?;
+        self.known(draft, body).await?;
         let turn = parts.turn(&draft.lane).await;
         self.check_origin(&draft.origin)?;
         if self.is_lane_busy(&draft.lane).await? {
@@ -264,23 +329,9 @@ impl Desk {
             );
             return Err(Error::new(ErrorKind::WrongState, text));
         }
-        let record = draft.outline(&body, parts.now());
-        let outgoing = draft.outgoing(&record, &body);
-        let (_, plan, exchange) = self.try_once(record, &outgoing).await;
-        drop(turn);
-        if let Some(sign) = plan.portal {
-            let text = format!(
-                "a login page of the network seems to stand before the server ({sign}), and the request may not be queued"
-            );
-            return Err(Error::new(ErrorKind::Portal, text));
-        }
-        exchange.result.map(Outcome::Sent).map_err(|failure| {
-            let text = format!(
-                "the request got no answer ({}), and may not be queued",
-                failure.kind()
-            );
-            Error::new(ErrorKind::Unreachable, text).with_source(failure)
-        })
+        let record = draft.outline(body, parts.now());
+        let outgoing = draft.outgoing(&record, body);
+        Ok((turn, outgoing, record))
     }
 
     /// A request that may not be queued is refused while its origin is to be spared. While it is only unreachable, it may be what
@@ -331,6 +382,7 @@ impl Desk {
             outgoing,
             &exchange,
         );
+        self.note_written(outgoing, &plan, &exchange).await;
         if let Some(gate) = plan.gate.clone() {
             // In memory it is known already; the worker writes it down, and is gone only when the vault is closed.
             drop(self.reports.send(Report::Gate(Box::new(gate))));
@@ -351,6 +403,11 @@ impl Desk {
         Ok(totals.pending > totals.direct || totals.blocked_by.is_some())
     }
 
+    /// Is the key of an action that ended then still known?
+    fn is_remembered(&self, at: Timestamp) -> bool {
+        at.after(self.parts.options.retention.age) > self.parts.now()
+    }
+
     /// What a caller's own key is known for: the ticket of the same request, or a conflict. For sends that are not
     /// appended before they are tried.
     async fn known(&self, draft: &Draft, body: &KeptBody) -> Result<Option<Ticket>> {
@@ -361,10 +418,9 @@ impl Desk {
             return Ok(None);
         };
         let is_remembered = match record.state {
-            State::Delivered { at, .. } => {
-                at.after(self.parts.options.retention.age) > self.parts.now()
-            }
-            State::Cancelled { .. } | State::Expired { .. } | State::Superseded { .. } => false,
+            State::Delivered { at, .. } => self.is_remembered(at),
+            State::Cancelled { .. } | State::Expired { .. } => false,
+            State::Superseded { at } => record.is_merged && self.is_remembered(at),
             _ => true,
         };
         match is_remembered {
@@ -375,6 +431,20 @@ impl Desk {
             true => Err(conflict(record.id)),
         }
     }
+}
+
+pub(crate) fn unknown(id: ActionId) -> Error {
+    let text = format!("action {id} is not known: it was never queued here, or is forgotten");
+    Error::new(ErrorKind::NotFound, text)
+}
+
+fn leased() -> Error {
+    Error::new(ErrorKind::Storage, "the store leased what it should queue")
+}
+
+fn not_over() -> Error {
+    let text = "the store looked for the place of another action, and was asked for none";
+    Error::new(ErrorKind::Storage, text)
 }
 
 fn full(limit: &str) -> Error {
@@ -400,10 +470,14 @@ async fn attempt_direct(
     record: Record,
     outgoing: Outgoing,
     reply: oneshot::Sender<Reply>,
-    reporter: Reporter,
+    mut reporter: Reporter,
 ) {
     let exchange = attempt::exchange(&parts, &outgoing).await;
     let mut plan = attempt::conclude(&parts, &record, WireState::NeverSent, &outgoing, &exchange);
+    let stale = parts
+        .cache
+        .written(&outgoing.request, plan.wire, exchange.head());
+    reporter.wrote(stale);
     let response = match (&plan.settlement, exchange.result) {
         (Settlement::Delivered { .. }, Ok(response)) => {
             let (response, answer, settled) = split(&parts, &record, response);

@@ -100,8 +100,12 @@ pub enum EventKind {
     Cancelled,
     /// Its time was over.
     Expired,
-    /// A newer action with the same coalescing key took its place.
-    Superseded,
+    /// Another action took its place: a newer one with the same coalescing key, or the one that the app
+    /// [put there](crate::SyncVault::replace).
+    Superseded {
+        /// That action.
+        by: Option<ActionId>,
+    },
     /// Its principal was forgotten; nothing is kept.
     Evicted,
     /// The store was damaged, or had lost what it held last, and was built anew when the vault opened. Every stream of all
@@ -130,7 +134,7 @@ impl EventKind {
                 | Self::Started { .. }
                 | Self::Cancelled
                 | Self::Expired
-                | Self::Superseded
+                | Self::Superseded { .. }
                 | Self::Evicted
         )
     }
@@ -358,6 +362,12 @@ fn event_of(record: &Record, kind: EventKind, at: Timestamp) -> Event {
     }
 }
 
+/// What happened to a record that is superseded.
+pub(crate) fn superseded(record: &Record) -> EventKind {
+    let by = record.superseded_by;
+    EventKind::Superseded { by }
+}
+
 /// What the stored state of an action says, as an event.
 fn known(record: &Record) -> Event {
     let (kind, at) = match &record.state {
@@ -375,7 +385,7 @@ fn known(record: &Record) -> Event {
         ),
         State::Cancelled { at } => (EventKind::Cancelled, *at),
         State::Expired { at } => (EventKind::Expired, *at),
-        State::Superseded { at } => (EventKind::Superseded, *at),
+        State::Superseded { at } => (superseded(record), *at),
     };
     event_of(record, kind, at)
 }

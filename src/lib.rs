@@ -16,6 +16,7 @@
 //!     match vault.post("/orders").json(&order).idempotency_key("order-4711").send().await? {
 //!         Outcome::Sent(response) => println!("{}", response.status()),
 //!         Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
+//!         _ => {}
 //!     }
 //!     // It goes out when the server is there: in the background, and also after a restart.
 //!     assert_eq!(vault.pending_count().await?, 1);
@@ -36,10 +37,12 @@
 //! | [`Outcome`] | what `send()` tells: [`Sent`](Outcome::Sent) with the response, or [`Queued`](Outcome::Queued) with a ticket |
 //! | [`Action`] | a request as kept in the queue, with its [`State`] |
 //! | [`Ticket`] | the handle of an action: its id, its [`Events`], its [`End`] |
+//! | coalescing key | of two actions that have it in common, only the newer one need be sent: [`RequestBuilder::coalesce`]. Or as the app says: [`coalesce_by`](SyncVaultBuilder::coalesce_by) |
 //! | lane | actions that keep their order; lanes run side by side. By default there is one |
 //! | [`Event`], [`Status`] | what happened to an action; how the whole vault is |
 //! | [`DeadLetter`] | an action that is not tried again until somebody acts: [`SyncVault::dead_letters`] |
 //! | [`Credentials`] | what proves who we are. Asked of the app for each attempt, never stored |
+//! | batch | waiting actions of a lane that leave in one request: [`Batcher`](decide::Batcher) |
 //! | principal | on whose behalf an action is sent. Only those of the active one are: [`SyncVault::principal`] |
 //! | [`doctor`] | looks at a vault without changing it, and carries one from store to store |
 //!
@@ -92,6 +95,7 @@
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
+//! | `cache` | no | answers to GETs are kept, and given when the network is not there: `SyncVaultBuilder::cache`, `Outcome::Cached` |
 //! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order; tables in step with a server |
 //! | `metrics` | no | depth, ages, attempts and gates through the `metrics` facade: docs/metrics.md |
 //! | `test-util` | no | fakes for clock, network, transport and store, the contract suite for stores, a simulation of whole vaults |
@@ -127,13 +131,16 @@ pub use action::{
 pub use builder::SyncVaultBuilder;
 pub use dead_letters::DeadLetters;
 pub use decide::{Backoff, DeadLane, RetryPolicy};
-pub use dispatch::{Delivery, Outcome};
+pub use dispatch::{Delivery, Outcome, Replaced};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
 pub use listing::{Listing, Paging};
+#[cfg(feature = "cache")]
+pub use parts::cached::{CacheOptions, WhenFresh};
 pub use parts::{
-    Connection, ConnectivityMode, DeadLetter, Draining, GateStats, IntoVerified, OriginStats,
-    Stats, Unsure, VerdictCounts, Verified, VerifyError,
+    Coalesced, Coalescing, Connection, ConnectivityMode, DeadLetter, Draining, GateStats,
+    IntoVerified, Merge, OriginStats, Stats, Unsure, VerdictCounts, Verified, VerifyError,
+    WholeRequest,
 };
 pub use payload::{Compression, Form, FormPart};
 pub use request::RequestBuilder;
@@ -142,6 +149,8 @@ pub use reqwest;
 pub use rusqlite;
 pub use ticket::{End, Ticket};
 pub use transport::{CredentialRequest, Credentials, Refresh, bearer};
+#[cfg(feature = "cache")]
+pub use vault::CacheStats;
 pub use vault::{Cancellation, Cleared, ConnectionChanges, SyncVault, WhyPending};
 pub use worker::{DrainReport, Stopped};
 

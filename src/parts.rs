@@ -1,6 +1,9 @@
 //! The parts of a running vault that everybody shares: the four seams, the options, the event hub,
 //! and what is known about gates. No flow of its own.
 
+mod batchers;
+pub(crate) mod cached;
+mod coalesce;
 mod gates;
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;
@@ -9,7 +12,9 @@ pub(crate) mod metrics;
 pub(crate) mod metrics;
 mod portal;
 mod principals;
+mod sleep;
 mod stats;
+mod url;
 mod verify;
 
 use std::collections::{BTreeSet, HashMap};
@@ -36,9 +41,13 @@ use crate::event::{EventHub, EventKind};
 use crate::store::{Amend, Amended, Limits, OpenReport, Opened, Query, Retention, Store};
 use crate::transport::{CredentialDesk, Transport};
 
+pub(crate) use batchers::{Batched, Batchers};
+pub(crate) use coalesce::{Base, CoalesceRule};
+pub use coalesce::{Coalesced, Coalescing, Merge, WholeRequest};
 pub(crate) use gates::GateBook;
 pub(crate) use portal::{Guards, is_portal};
 pub(crate) use principals::Principals;
+pub(crate) use sleep::sleep_until;
 pub(crate) use stats::Tallies;
 pub use stats::{GateStats, OriginStats, Stats, VerdictCounts};
 pub use verify::{IntoVerified, Unsure, Verified, VerifyError};
@@ -128,29 +137,10 @@ pub(crate) struct Options {
     pub(crate) is_sealed: bool,
     pub(crate) classifier: Option<Arc<dyn Classifier>>,
     pub(crate) lane_by: Option<LaneRule>,
+    pub(crate) coalesce_by: Option<CoalesceRule>,
+    pub(crate) batchers: Batchers,
     pub(crate) on_dead_letter: Option<LetterCallback>,
-}
-
-impl Options {
-    /// Every origin that requests may go to.
-    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
-        std::iter::once(&self.base_origin).chain(&self.allowed_origins)
-    }
-
-    /// Requests go to the base origin and to the origins that were allowed, to no other.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Invalid`] for another origin.
-    pub(crate) fn allows(&self, origin: &Origin) -> Result<()> {
-        if *origin == self.base_origin || self.allowed_origins.contains(origin) {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "{origin} is not the origin of this vault ({}): allow it with `allow_origin(..)`",
-            self.base_origin
-        )))
-    }
+    pub(crate) cache: cached::CacheSetting,
 }
 
 impl fmt::Debug for Options {
@@ -173,6 +163,7 @@ pub(crate) struct Parts {
     pub(crate) desk: Option<CredentialDesk>,
     pub(crate) options: Options,
     pub(crate) hub: EventHub,
+    pub(crate) cache: cached::CacheBook,
     pub(crate) mode: watch::Sender<ConnectivityMode>,
     pub(crate) connection: watch::Sender<Connection>,
     pub(crate) is_paused: AtomicBool,
@@ -224,6 +215,7 @@ impl Parts {
             connectivity: seams.connectivity,
             clock: seams.clock,
             desk: seams.desk,
+            cache: cached::CacheBook::new(&options.cache),
             options,
             hub,
             mode: watch::Sender::new(ConnectivityMode::Auto),
@@ -581,16 +573,5 @@ impl Parts {
                 tracing::error!(action = %id, "the dead-letter callback panicked");
             }
         });
-    }
-}
-
-/// Sleeps until `due` on the vault's clock; for ever when there is none.
-///
-/// A sleep is never longer than `HOUR`: a wall clock that was set back is noticed.
-pub(crate) async fn sleep_until(clock: &dyn Clock, due: Option<Timestamp>) {
-    const HOUR: Duration = Duration::from_secs(60 * 60);
-    match due {
-        Some(due) => tokio::time::sleep(due.since(clock.now()).min(HOUR)).await,
-        None => std::future::pending().await,
     }
 }

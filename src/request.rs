@@ -1,6 +1,8 @@
 //! The request builder: reads like reqwest's, plus what the queue has to know.
 //! Everything that can be wrong with a request is found here, before anything is kept or sent.
 
+#[cfg(feature = "cache")]
+mod cache;
 #[cfg(feature = "sqlite")]
 mod outbox;
 
@@ -21,6 +23,7 @@ use crate::decide::{TRACEPARENT, TraceParent, check_key, key_from_header, split_
 use crate::dispatch::{Delivery, Dispatch, Draft, Outcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::TraceHook;
+use crate::parts::cached::CacheTerms;
 use crate::payload::{Compression, Content, Form, Payload};
 use crate::ticket::Ticket;
 
@@ -65,6 +68,7 @@ pub struct RequestBuilder {
     expires_in: Option<Duration>,
     not_before: Option<Timestamp>,
     delivery: Option<Delivery>,
+    cache: CacheTerms,
 }
 
 /// Method, host and path only: bodies, query strings and header values stay out of logs.
@@ -96,6 +100,7 @@ impl RequestBuilder {
             expires_in: None,
             not_before: None,
             delivery: None,
+            cache: CacheTerms::default(),
         }
     }
 
@@ -314,7 +319,8 @@ impl RequestBuilder {
         self
     }
 
-    /// An action of the same lane with the same coalescing key that was never attempted is superseded by this one.
+    /// An action of the same lane with the same coalescing key, of which no byte was ever sent, is superseded by this one; or
+    /// whatever the vault's rule [`coalesce_by`](crate::SyncVaultBuilder::coalesce_by) says becomes of the two.
     ///
     /// # Only the newest is wanted
     ///
@@ -378,6 +384,7 @@ impl RequestBuilder {
     ///     Outcome::Sent(response) if response.status().is_success() => println!("{}", response.text().await?),
     ///     Outcome::Sent(response) => println!("refused: {}", response.status()),
     ///     Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
+    ///     _ => {}
     /// }
     /// # Ok(()) }
     /// ```
@@ -410,6 +417,17 @@ impl RequestBuilder {
         let dispatch = self.dispatch.clone();
         let (draft, payload) = self.check()?;
         dispatch.enqueue(draft, payload).await
+    }
+
+    pub(crate) fn is_of(&self, dispatch: &Arc<Dispatch>) -> bool {
+        Arc::ptr_eq(&self.dispatch, dispatch)
+    }
+
+    /// The checked request, and the lane that the caller named.
+    pub(crate) fn check_in_lane(self) -> Result<(Draft, Payload, Option<Lane>)> {
+        let lane = self.lane.clone().map(Lane::new).transpose()?;
+        let (draft, payload) = self.check()?;
+        Ok((draft, payload, lane))
     }
 
     fn check(self) -> Result<(Draft, Payload)> {
@@ -460,6 +478,7 @@ impl RequestBuilder {
             attempts_max: retries.saturating_add(1),
             expires_in: self.expires_in,
             not_before: self.not_before,
+            cache: self.cache,
         };
         Ok((draft, self.payload))
     }
@@ -492,28 +511,10 @@ fn set_trace(headers: &mut HeaderMap, hook: Option<&TraceHook>) -> Result<()> {
     Ok(())
 }
 
-/// A relative path joins the base, as a browser joins a link to a page in the folder `base`; a path with a leading
-/// slash joins it too, so that a base with a path (`https://api.example.com/v1`) keeps it.
+/// Where a request with this path, or URL, goes.
 fn resolve(dispatch: &Dispatch, path: &str) -> Result<Url> {
-    if path.chars().any(char::is_control) {
-        return Err(Error::invalid("a path must not hold control characters"));
-    }
     let options = &dispatch.desk.parts.options;
-    let url = match Url::parse(path) {
-        Ok(url) => url,
-        Err(_) if path.starts_with("//") => {
-            return Err(Error::invalid("a path must not start with two slashes"));
-        }
-        Err(_) => {
-            let base = options.base.as_str().trim_end_matches('/');
-            let joined = match path.trim_start_matches('/') {
-                rest if rest.starts_with(['?', '#']) => format!("{base}{rest}"),
-                "" if path.is_empty() => base.to_owned(),
-                rest => format!("{base}/{rest}"),
-            };
-            Url::parse(&joined).map_err(|e| bad("the path does not make a URL", e))?
-        }
-    };
+    let url = options.join(path)?;
     check_url(&url)?;
     options.allows(&Origin::of(&url)?)?;
     Ok(url)

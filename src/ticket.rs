@@ -46,7 +46,7 @@ pub enum End {
     Cancelled,
     /// Its time was over.
     Expired,
-    /// A newer action with the same coalescing key took its place.
+    /// Another action took its place: a newer one with the same coalescing key, or one that the app put there. Its event names it.
     Superseded,
 }
 

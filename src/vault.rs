@@ -1,5 +1,7 @@
 //! `SyncVault`, the handle: requests in, queue and dead letters out, watching and control. No flow of its own.
 
+#[cfg(feature = "cache")]
+mod cache;
 mod connections;
 #[cfg(feature = "sync")]
 mod keyed;
@@ -8,8 +10,11 @@ mod notes;
 #[cfg(feature = "sqlite")]
 mod outbox;
 mod principals;
+mod replacing;
 mod seeing;
 
+#[cfg(feature = "cache")]
+pub use cache::CacheStats;
 pub use connections::ConnectionChanges;
 #[cfg(feature = "sync")]
 pub(crate) use keyed::Keyed;
@@ -23,7 +28,7 @@ use tokio::sync::oneshot;
 
 use crate::action::{Action, ActionId, Lane, Ledger, WireState, scoped_key};
 use crate::dead_letters::DeadLetters;
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, unknown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Events, Status, StatusChanges, follow};
 use crate::listing::{Listing, Paging};
@@ -53,7 +58,8 @@ pub enum Cancellation {
     Cancelled,
     /// It has ended already: delivered, dead, or otherwise.
     TooLate,
-    /// An attempt is running, or one was made without a clear answer: the server may have seen it. It stays queued.
+    /// An attempt is running, or one was made that reached the server, or may have: also when the server answered that it was
+    /// busy (503, say). It stays queued.
     MayHaveBeenSent,
 }
 
@@ -489,9 +495,4 @@ impl SyncVault {
         let lane = Lane::new(name)?.of_principal(self.parts().principals().active());
         self.parts().store.lane(lane).await
     }
-}
-
-fn unknown(id: ActionId) -> Error {
-    let text = format!("action {id} is not known: it was never queued here, or is forgotten");
-    Error::new(ErrorKind::NotFound, text)
 }

@@ -5,26 +5,27 @@ mod ending;
 mod origins;
 mod pass;
 mod probing;
+mod starting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::{AbortHandle, Abortable};
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::future::AbortHandle;
+use futures_util::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::action::{ActionId, Answer, Origin, Record, State};
-use crate::attempt::{self, Finished, Report, Reporter};
+use crate::attempt::{Finished, Report};
 use crate::clock::Timestamp;
 use crate::connectivity::NetworkChanges;
 use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Draining, Parts, metrics, sleep_until};
-use crate::store::{Advance, Advanced, Amend, Lease, Leased, Settle, Urgency};
+use crate::store::{Advance, Advanced, Amend, Lease, Settle, Urgency};
 
 use ending::Stopping;
 use pass::Passes;
@@ -173,6 +174,8 @@ impl Worker {
         }
         let mut step = Advance::new(self.parts.now(), self.parts.options.retention);
         step.settle = self.finished.iter().map(|f| f.settle.clone()).collect();
+        let stale = self.finished.iter().flat_map(|f| &f.stale);
+        step.stale = stale.cloned().collect();
         step.urgency = self.urgency();
         step.gates = self.latest_gates();
         step.lease = lease;
@@ -255,6 +258,7 @@ impl Worker {
             gates_after: self.gates_after(),
             forced: self.forced.clone(),
             whose: self.parts.principals().whose(),
+            batches: self.parts.options.batchers.rule(),
         })
     }
 
@@ -350,30 +354,6 @@ impl Worker {
         }
     }
 
-    fn start(&mut self, leased: Vec<Leased>) {
-        for leased in leased {
-            let record = &leased.record;
-            let report_to = self.mail.report_to.clone();
-            let Some(reporter) = Reporter::new(report_to, record) else {
-                continue;
-            };
-            let kind = EventKind::Started {
-                attempt: record.attempts,
-            };
-            self.parts.hub.publish(record, kind, self.parts.now());
-            let (abort, registration) = AbortHandle::new_pair();
-            let origin = record.origin.clone();
-            let running = Running {
-                origin,
-                abort,
-                is_direct: false,
-            };
-            self.running.insert(record.id, running);
-            let attempt = attempt::run(self.parts.clone(), leased, reporter);
-            tokio::spawn(Abortable::new(attempt, registration).map(drop));
-        }
-    }
-
     fn on_report(&mut self, report: Report) {
         match report {
             Report::Started { id, origin, abort } => {
@@ -395,6 +375,13 @@ impl Worker {
                 // Its slot is free at once: what it frees is leased in the commit that settles it.
                 self.running.remove(&finished.settle.id);
                 self.finished.push(*finished);
+                self.is_hungry = true;
+            }
+            Report::Batch(batch) => {
+                if let Some(first) = batch.first() {
+                    self.running.remove(&first.settle.id);
+                }
+                self.finished.extend(batch);
                 self.is_hungry = true;
             }
         }
@@ -485,13 +472,16 @@ impl Worker {
             return false;
         }
         for finished in &mut self.finished {
-            // Its action is on disk: whoever waits for the settle need not wait for the disk.
-            if let Some((reply, told)) = finished.reply.take() {
+            let (reply, turn) = (finished.reply.take(), finished.turn.take());
+            if reply.is_some() || turn.is_some() {
                 self.parts.hold_lane(finished.lane.clone());
+            }
+            // Its action is on disk: whoever waits for the settle need not wait for the disk.
+            if let Some((reply, told)) = reply {
                 drop(reply.send(told));
             }
-            // Nor need the next of its lane: the store queues it behind this one, or says that it cannot.
-            drop(finished.turn.take());
+            // Nor need the next of its lane: it is queued behind this one, or told that it may not pass.
+            drop(turn);
         }
         self.passes.fail(error);
         self.failures = self.failures.saturating_add(1);

@@ -61,7 +61,7 @@ pub(crate) fn enqueue(runtime: &Runtime) -> Outcome<Vec<Row>> {
     let mut rows = Vec::new();
     let [log, store, vault] = interleave([
         &|dir| bare::appends(dir, &noise, ONE),
-        &|dir| runtime.block_on(store_appends((DEFAULT, dir), &noise, 1, ONE)),
+        &|dir| runtime.block_on(store_appends((DEFAULT, dir), &noise, (1, Lanes::One), ONE)),
         &|dir| runtime.block_on(vault_enqueues(dir, &noise, 1, ONE)),
     ])?;
     rows.push(Row::rates(
@@ -78,7 +78,14 @@ pub(crate) fn enqueue(runtime: &Runtime) -> Outcome<Vec<Row>> {
     ));
     let [log, store, vault] = interleave([
         &|dir| bare::shared_appends(dir, &noise, WRITERS, MANY),
-        &|dir| runtime.block_on(store_appends((DEFAULT, dir), &noise, WRITERS, MANY)),
+        &|dir| {
+            runtime.block_on(store_appends(
+                (DEFAULT, dir),
+                &noise,
+                (WRITERS, Lanes::One),
+                MANY,
+            ))
+        },
         &|dir| runtime.block_on(vault_enqueues(dir, &noise, WRITERS, MANY)),
     ])?;
     rows.push(Row::rates(
@@ -115,6 +122,15 @@ pub(crate) fn cycle(runtime: &Runtime) -> Outcome<Vec<Row>> {
         0.2,
     ));
     Ok(rows)
+}
+
+/// In which lane a writer appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    /// All in the default lane, as in a vault that names none, and in a queue that has no lanes.
+    One,
+    /// Each in a lane of its own.
+    Each,
 }
 
 /// A store by its name, and where it is made.
@@ -161,33 +177,35 @@ async fn append_each(
 pub(crate) async fn store_appends(
     place: Place<'_>,
     noise: &Arc<Noise>,
-    writers: usize,
+    (writers, lanes): (usize, Lanes),
     count: usize,
 ) -> Outcome<Run> {
     let store = open(place).await?;
     let start = Instant::now();
-    let latencies = if writers == 1 {
-        let each = (count, Arc::new(Notify::new()));
-        append_each(store.clone(), noise.clone(), Lane::default_lane(), each).await?
-    } else {
-        let arrived = Arc::new(Notify::new());
-        append_all(&store, noise, (writers, count), &arrived).await?
-    };
+    let arrived = Arc::new(Notify::new());
+    let latencies = append_all(&store, noise, (writers, lanes, count), &arrived).await?;
     let run = Run::of(start.elapsed(), latencies);
     store.close().await?;
     Ok(run)
 }
 
-/// Each writer in a task and a lane of its own.
+/// Each writer in a task of its own; a single one in this.
 async fn append_all(
     store: &Arc<dyn Store>,
     noise: &Arc<Noise>,
-    (writers, count): (usize, usize),
+    (writers, lanes, count): (usize, Lanes, usize),
     arrived: &Arc<Notify>,
 ) -> Outcome<Vec<Duration>> {
+    if writers == 1 {
+        let each = (count, arrived.clone());
+        return append_each(store.clone(), noise.clone(), Lane::default_lane(), each).await;
+    }
     let mut tasks = Vec::new();
     for writer in 0..writers {
-        let lane = Lane::new(format!("writer-{writer}"))?;
+        let lane = match lanes {
+            Lanes::One => Lane::default_lane(),
+            Lanes::Each => Lane::new(format!("writer-{writer}"))?,
+        };
         let each = (count / writers, arrived.clone());
         tasks.push(tokio::spawn(append_each(
             store.clone(),
@@ -288,7 +306,7 @@ pub(crate) async fn shared_store_cycles(
     let start = Instant::now();
     let work = |_| tokio::spawn(work(store.clone(), arrived.clone(), left.clone()));
     let workers: Vec<_> = (0..WORKERS).map(work).collect();
-    append_all(&store, noise, (WRITERS, count), &arrived).await?;
+    append_all(&store, noise, (WRITERS, Lanes::Each, count), &arrived).await?;
     let mut latencies = Vec::with_capacity(count);
     for worker in workers {
         latencies.extend(worker.await??);

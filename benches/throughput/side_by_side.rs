@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use crate::bare;
-use crate::queue::{MANY, ONE, Runs, WORKERS, WRITERS, interleave_all};
+use crate::queue::{Lanes, MANY, ONE, Runs, WORKERS, WRITERS, interleave_all};
 use crate::queue::{shared_store_cycles, store_appends, store_cycles};
 use crate::report::Run;
 use crate::row::Row;
@@ -80,20 +80,33 @@ pub(crate) fn enqueue(runtime: &Runtime, names: &[String]) -> Outcome<Vec<Row>> 
     let runs = measure(
         names,
         &|dir| bare::appends(dir, &noise, ONE),
-        &|name, dir| runtime.block_on(store_appends((name, dir), &noise, 1, ONE)),
+        &|name, dir| runtime.block_on(store_appends((name, dir), &noise, (1, Lanes::One), ONE)),
     )?;
     let mut rows = one.rows(names, &runs);
     let many = Subject {
         what: "enqueue, 64 writers",
         wanted: [Some(0.25), Some(0.3), Some(0.45)],
     };
-    let runs = measure(
+    rows.extend(many.rows(names, &many_appends(runtime, names, Lanes::One)?));
+    Ok(rows)
+}
+
+/// Durable enqueues of many writers, each with a lane of its own: their places lie far apart in an ordered engine.
+pub(crate) fn lanes(runtime: &Runtime, names: &[String]) -> Outcome<Vec<Row>> {
+    let many = Subject {
+        what: "enqueue, 64 writers, 64 lanes",
+        wanted: [None, None, None],
+    };
+    Ok(many.rows(names, &many_appends(runtime, names, Lanes::Each)?))
+}
+
+fn many_appends(runtime: &Runtime, names: &[String], lanes: Lanes) -> Outcome<Vec<Runs>> {
+    let noise = Arc::new(Noise::new());
+    measure(
         names,
         &|dir| bare::shared_appends(dir, &noise, WRITERS, MANY),
-        &|name, dir| runtime.block_on(store_appends((name, dir), &noise, WRITERS, MANY)),
-    )?;
-    rows.extend(many.rows(names, &runs));
-    Ok(rows)
+        &|name, dir| runtime.block_on(store_appends((name, dir), &noise, (WRITERS, lanes), MANY)),
+    )
 }
 
 /// Full durable cycles: enqueue, lease, settle.

@@ -24,7 +24,7 @@ pub struct Ledger {
     pub cancelled: u64,
     /// Past their `expires_in`.
     pub expired: u64,
-    /// Replaced by a newer one with the same coalescing key.
+    /// Another action took its place.
     pub superseded: u64,
     /// Removed by a rule that the app set, by name.
     pub evicted: u64,

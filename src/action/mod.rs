@@ -1,6 +1,7 @@
 //! WHAT is queued: the action, its state and its bytes. Pure values, no I/O.
 
 mod answer;
+mod batch;
 mod body;
 mod frame;
 mod id;
@@ -12,6 +13,7 @@ mod state;
 mod view;
 
 pub use answer::Answer;
+pub use batch::{Batch, Batching};
 pub use body::{Body, BodyFile, Piece};
 pub use frame::{FRAME_FORMAT, Frame, FrameKind};
 pub(crate) use id::scoped_key;

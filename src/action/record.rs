@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::batch::Batching;
 use super::frame::{Frame, FrameKind};
 use super::id::{ActionId, Lane, Origin, unscoped};
 use super::portal::PortalSign;
@@ -77,13 +78,24 @@ pub struct Record {
     /// The sign of a login page, if that is what the newest attempt met.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub portal: Option<PortalSign>,
+    /// What batches may make of it; nothing = as its wire state says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batching>,
     /// Higher goes first among lanes that are ready; lane order is never broken.
     #[serde(default)]
     pub priority: i8,
-    /// A newer action with the same one, in the same lane, supersedes this one before its first attempt; the newer one
-    /// is queued at the end of the lane.
+    /// A newer action with the same one, in the same lane, can take the place of this one as long as no byte of it has left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<String>,
+    /// A later action waits under its coalescing key, and this one does not any more. The store sets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_passed: bool,
+    /// The action that took the place of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<ActionId>,
+    /// What it was to do is part of the action that took its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_merged: bool,
     /// Hash of method, URL and body: the same key with another hash is a conflict.
     pub fingerprint: String,
     /// Length of the body. The store counts it; of a sealed one, it keeps what it was given.
@@ -142,8 +154,12 @@ impl Record {
             last_status: None,
             last_error: None,
             portal: None,
+            batch: None,
             priority: 0,
             coalesce: None,
+            is_passed: false,
+            superseded_by: None,
+            is_merged: false,
             fingerprint: String::new(),
             body_bytes: 0,
             answer_bytes: 0,
@@ -185,6 +201,17 @@ impl Record {
         match self.state {
             State::InFlight { attempt, epoch } => (attempt, epoch),
             _ => (0, 0),
+        }
+    }
+
+    /// May it join a new batch? Only if no server can have seen it under its own key alone, or in a batch without an answer
+    /// for it.
+    #[must_use]
+    pub fn may_join_batch(&self) -> bool {
+        match self.batch {
+            None => self.wire == WireState::NeverSent,
+            Some(Batching::Again) => true,
+            Some(_) => false,
         }
     }
 

@@ -48,7 +48,7 @@ pub enum State {
         /// When.
         at: Timestamp,
     },
-    /// Replaced by a newer action with the same coalescing key, before any attempt.
+    /// Another action took its place, before any byte of it was sent.
     Superseded {
         /// When.
         at: Timestamp,

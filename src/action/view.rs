@@ -60,6 +60,8 @@ pub struct Action {
     pub last_error: Option<String>,
     /// Length of the body in bytes.
     pub body_bytes: u64,
+    /// The action that took the place of this one.
+    pub superseded_by: Option<ActionId>,
 }
 
 /// Without query string and header values: they stay out of logs.
@@ -111,6 +113,7 @@ impl Action {
             last_status: record.last_status,
             last_error: record.last_error.clone(),
             body_bytes: record.body_bytes,
+            superseded_by: record.superseded_by,
         })
     }
 }

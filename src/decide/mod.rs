@@ -1,6 +1,9 @@
 //! WHAT to do: pure functions, values in and values out. No clock, no I/O, no runtime.
 
 mod backoff;
+mod batch;
+#[cfg(feature = "cache")]
+mod cache;
 mod closing;
 mod dice;
 mod failure;
@@ -23,6 +26,11 @@ mod window;
 
 pub use crate::action::PortalSign;
 pub use backoff::Backoff;
+pub use batch::{
+    BatchAnswer, BatchItem, BatchLimits, BatchProblem, BatchRequest, Batcher, Folded, ItemVerdict,
+};
+#[cfg(feature = "cache")]
+pub(crate) use cache::{AnswerHead, Given, Moments, Terms, Trouble, is_cacheable, is_storable};
 pub use closing::{Closing, reset_gate};
 pub use dice::Dice;
 pub use failure::FailureKind;
@@ -33,7 +41,9 @@ pub use origin::{
     Breaker, Budget, Ended, Hold, HoldReason, OriginPolicy, OriginState, Pace, Rate, RateLimit,
     Sign, Throttle, Trip, Window, spread,
 };
-pub use plan::{Plan, Situation, plan};
+pub use plan::{
+    Left, Member, Plan, Share, Situation, plan, share_items, share_singly, share_whole,
+};
 pub use policy::RetryPolicy;
 pub use portal::{Expects, PortalGuard, awaits_probe, gate_beside};
 pub use redirect::{REDIRECTS_MAX, Redirect, follow};

@@ -1,6 +1,8 @@
 //! From a verdict to what is written: the settlement, the wire state and the gate, all at once.
 //! The only place that turns waits into due times.
 
+mod batch;
+
 use std::time::Duration;
 
 use super::closing::{later, told_wait, whole_millis};
@@ -11,6 +13,8 @@ use super::{
 };
 use crate::action::{DeadReason, PortalSign, Record, WireState};
 use crate::clock::Timestamp;
+
+pub use batch::{Left, Member, Share, share_items, share_singly, share_whole};
 
 /// The wait after a shortage of this machine: short, and never zero.
 const LOCAL_BACKOFF: Backoff = Backoff::fixed(Duration::from_secs(1)).equal_jitter();

@@ -5,10 +5,10 @@ use std::any::Any;
 
 use rusqlite::Transaction;
 
-use super::{Dispatch, Draft, conflict, full};
+use super::{Dispatch, Draft, conflict, full, leased, not_over};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Payload;
-use crate::store::{Append, Appended, SqliteStore, Store};
+use crate::store::{Append, Appended, Over, SqliteStore, Store};
 use crate::ticket::Ticket;
 
 impl Dispatch {
@@ -25,17 +25,19 @@ impl Dispatch {
         let now = parts.now();
         let body = payload.keep_bytes(parts)?;
         let record = draft.record(&body, now)?;
-        let append = self.desk.to_append(record, body.hand_over(), now)?;
+        let mut append = self.desk.to_append(record, body.hand_over(), now)?;
+        if parts.options.coalesce_by.is_some() {
+            // Nobody is asked in the middle of the app's transaction: nothing is lost by keeping both.
+            append.over = Over::Nothing;
+        }
         match append_in(&*parts.store, transaction, append)? {
-            Appended::Queued { record, .. } | Appended::Known { record } => {
-                Ok(Ticket::of(parts.clone(), &record))
-            }
+            Appended::Queued { record, .. }
+            | Appended::Known { record }
+            | Appended::Cancelled { record, .. } => Ok(Ticket::of(parts.clone(), &record)),
             Appended::Conflict { id } => Err(conflict(id)),
             Appended::Full { limit } => Err(full(&limit)),
-            Appended::Leased { .. } => Err(Error::new(
-                ErrorKind::Storage,
-                "the store leased what it should queue",
-            )),
+            Appended::NotOver { .. } => Err(not_over()),
+            Appended::Leased { .. } => Err(leased()),
         }
     }
 }

@@ -23,6 +23,7 @@ const KNOWN: &[&str] = &[
     "salvage",
     "sled",
     "vault.db",
+    "vault.db-journal",
     "vault.db-shm",
     "vault.db-wal",
 ];

@@ -117,6 +117,8 @@ impl Follower {
         let is_same = match &self.find {
             Find::Id(id) => event.action_id == *id,
             Find::Key(key) => scoped_key(event.owner.0.as_deref(), &event.key) == *key,
+            // Nobody follows what waits under a coalescing key: it is another one at each look.
+            Find::Coalescing { .. } => false,
         };
         is_same && self.revision.is_none_or(|seen| event.revision > seen)
     }

@@ -16,14 +16,20 @@ pub struct Append {
     pub body: Body,
     /// May it be leased at once?
     pub direct: Direct,
+    /// Whose place it takes.
+    pub over: Over,
     /// What the queue may hold.
     pub limits: Limits,
     /// The [revision](super::KeptKeyring::revision) of the keyring that record and body are sealed under; nothing = in clear. A
     /// store that keeps another one, or one at all, refuses the whole batch.
     pub keyring: Option<u64>,
     /// How long the key of a delivered action is remembered. Keys of pending and dead actions are remembered as long as
-    /// they are there; those of cancelled, expired, superseded and returned ones are free at once.
+    /// they are there, those of [merged](Record::is_merged) ones as those of delivered ones; those of cancelled, expired, otherwise
+    /// superseded and returned ones are free at once.
     pub key_retention: Duration,
+    /// Resources that it writes to: what is [cached](super::CacheTarget::resource) of them is stale from now on. Only when it is
+    /// added.
+    pub stale: Vec<String>,
     /// The vault's clock.
     pub now: Timestamp,
 }
@@ -38,9 +44,11 @@ impl Append {
             record,
             body: body.into(),
             direct: Direct::No,
+            over: Over::Latest,
             limits,
             keyring: None,
             key_retention,
+            stale: Vec::new(),
             now,
         }
     }
@@ -56,6 +64,58 @@ pub enum Direct {
     Alone,
     /// Yes, if all that its lane holds are other direct sends in flight, and its gates are open.
     SideBySide,
+}
+
+/// Whose place an [`Append`] takes. Only a queued action of which no byte has left can be taken over.
+///
+/// Under a coalescing key waits the last action of the lane that has it, as long as it can be taken over. One that a later one
+/// [passed](Record::is_passed) does not wait under it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Over {
+    /// That of the action that waits under its coalescing key, if one does: that one is superseded, and this one goes to the end
+    /// of the lane.
+    #[default]
+    Latest,
+    /// Nobody's: what waits under its coalescing key is kept.
+    Nothing,
+    /// Nobody's, and nothing may wait under its coalescing key; else [`Appended::NotOver`].
+    Vacant,
+    /// That of this action of the same lane; else [`Appended::NotOver`].
+    Exactly {
+        /// Which.
+        id: ActionId,
+        /// As it was read; nothing = whatever was rewritten of it since.
+        revision: Option<u64>,
+        /// What becomes of the two.
+        then: Then,
+    },
+}
+
+/// What becomes of two actions, of which the newer takes the place of the older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Then {
+    /// The older one is superseded: it never happens, and its key is free.
+    Supersede(LanePlace),
+    /// The older one is superseded, and what it was to do is part of the newer one: its key stays known, as that of a delivered
+    /// action does.
+    Merge(LanePlace),
+    /// Both are cancelled. The newer one is added, counted and cancelled in one; no limit refuses it.
+    CancelBoth,
+}
+
+/// Where in its lane an action goes that takes the place of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LanePlace {
+    /// To the place of the older one, if nothing stands behind that in the lane; else it does not take it over.
+    #[default]
+    OldIfLast,
+    /// To the place of the older one: before what was queued since.
+    Old,
+    /// To the end of the lane: behind what was queued since.
+    End,
 }
 
 /// What the queue may hold. Adding beyond it is refused; nothing is dropped.
@@ -94,6 +154,18 @@ pub enum Appended {
         record: Record,
         /// The action that it superseded by its coalescing key.
         superseded: Option<Record>,
+    },
+    /// It is cancelled, and so is the action that it took the place of: see [`Then::CancelBoth`].
+    Cancelled {
+        /// The record as stored.
+        record: Record,
+        /// The other one.
+        waiting: Option<Record>,
+    },
+    /// It could not take the place that [`Append::over`] names. Nothing was added, and nothing changed.
+    NotOver {
+        /// The action in that place, as it is now.
+        found: Option<Record>,
     },
     /// The key is known for the same request: this is the action that has it. Nothing was added.
     Known {

@@ -12,6 +12,13 @@ pub enum Find {
     Id(ActionId),
     /// By the caller's idempotency key.
     Key(String),
+    /// What waits under a coalescing key: see [`Over`](super::Over).
+    Coalescing {
+        /// In this lane.
+        lane: Lane,
+        /// The coalescing key.
+        key: String,
+    },
 }
 
 /// Which records a page holds.

@@ -1,6 +1,7 @@
 //! The embedded default store: sled with a journal before it. sled's own `flush` is not durable on Linux, so every
 //! turn of the journal ends with a sync of our own handle on its file. See `docs/format.md`.
 
+mod before;
 mod examine;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use self::before::Before;
 pub(crate) use self::examine::examine_sled;
 use super::ballast::{Ballast, free_bytes};
 use super::carve::frames_below;
@@ -225,6 +227,7 @@ struct SledBase {
     /// Our own handle on sled's file: syncing it is what makes a flush durable.
     file: File,
     path: PathBuf,
+    before: Before,
     ballast: Mutex<Ballast>,
     /// Released last.
     dir: Arc<VaultDir>,
@@ -245,6 +248,7 @@ impl SledBase {
             .flush_every_ms(None);
         let mut ballast = Ballast::of(dir.path(), BALLAST_BYTES);
         make_room_to_open(&path, &mut ballast)?;
+        let before = Before::of(&path)?;
         let db = open_patiently(&config)?;
         ballast.renew()?;
         restrict_below(&path)?;
@@ -260,6 +264,7 @@ impl SledBase {
             db,
             file,
             path,
+            before,
             ballast: Mutex::new(ballast),
             dir,
         })
@@ -359,6 +364,7 @@ impl Base for SledBase {
 
     /// Key by key: a batch of sled would write its buffer out twice, and readers would wait for all of it.
     fn write(&self, batch: Batch) -> Result<()> {
+        self.before.remove();
         for (key, value) in batch {
             let written = match value {
                 Some(value) => self.db.insert(key, &value[..]),
@@ -396,9 +402,11 @@ impl Base for SledBase {
             db,
             file,
             path,
+            before,
             dir,
             ..
         } = self;
+        before.remove();
         drop(db);
         file.sync_all().map_err(|e| failed("sync", &path, e))?;
         restrict_below(&path)?;

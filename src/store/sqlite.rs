@@ -3,9 +3,11 @@
 
 mod carve;
 mod connect;
+mod engine;
 mod examine;
 mod file;
 mod peers;
+mod reserve;
 mod rows;
 mod schema;
 #[cfg(test)]
@@ -18,16 +20,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use rusqlite::{Connection, Transaction};
 
-use self::connect::{Tuning, busy, in_savepoint, says};
+use self::connect::{Tuning, in_savepoint};
+use self::engine::{Guest, SqliteEngine};
 pub(crate) use self::examine::examine_sqlite;
 use self::file::{Mark, SidePlace};
-use self::peers::Locks;
 #[cfg(feature = "encrypt")]
 use super::KeptKeyring;
-use super::ballast::Ballast;
 use super::bodies::Bodies;
-use super::dir::{QUARANTINE, VaultDir, refuse_links};
-use super::kv::{Batch, Engine, KvStore, Peers, Sink, Site, append_within};
+use super::dir::{QUARANTINE, VaultDir};
+use super::kv::{KvStore, Sink, Site, append_within, refuse_unfinished};
 #[cfg(feature = "encrypt")]
 use super::kv::{get_within, keyring_within, set_keyring_within};
 use super::{
@@ -36,13 +37,13 @@ use super::{
 };
 use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// The name of the database in the directory of a vault.
 const FILE: &str = "vault.db";
 
-/// How many pages of nothing a close gives back to the file system, at most: 64 MiB.
-const VACUUM_PAGES: u32 = 16 * 1024;
+/// Enough for what becomes longer on a full disk before something else can go.
+const RESERVE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Who may open the database of a vault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,8 +70,8 @@ pub struct SqliteOptions {
     /// How long a commit waits for the transactions of others. Default: 5 seconds.
     pub busy_timeout: Duration,
     /// How large the file is that is kept only to be removed when the disk is full, so that the vault still opens and
-    /// drains; zero = none. The write-ahead log is brought into the database when it is as long. In an app's database there
-    /// is none. Default: 4 MiB.
+    /// drains; zero = none. Up to 256 KiB more is kept inside the database. The write-ahead log is brought into the database when
+    /// it is as long. In an app's database there is none. Default: 4 MiB.
     pub ballast_bytes: u64,
 }
 
@@ -87,6 +88,11 @@ impl Default for SqliteOptions {
 }
 
 impl SqliteOptions {
+    /// How much room is kept inside the database, beside the ballast.
+    fn reserve_bytes(&self) -> u64 {
+        RESERVE_BYTES_MAX.min(self.ballast_bytes / 2)
+    }
+
     fn tuning(&self) -> Tuning {
         Tuning {
             log_bytes: self.ballast_bytes,
@@ -174,7 +180,10 @@ impl SqliteStore {
             }
             // What others have open cannot be moved away.
             Access::Shared => {
-                let open = move || SqliteEngine::open_own(dir, &options);
+                let open = move || {
+                    refuse_unfinished(&dir)?;
+                    SqliteEngine::open_own(dir, &options)
+                };
                 KvStore::with_bodies(open, bodies)?.polled(poll)
             }
         };
@@ -309,7 +318,7 @@ impl Site for SqliteSite {
     }
 
     fn names(&self) -> &'static [&'static str] {
-        &[FILE, "vault.db-wal", "vault.db-shm"]
+        &[FILE, "vault.db-journal", "vault.db-wal", "vault.db-shm"]
     }
 
     fn is_doubted(&self) -> bool {
@@ -327,235 +336,4 @@ impl Site for SqliteSite {
     fn carve(&self, from: &Path, sink: &mut dyn Sink) -> Result<()> {
         carve::carve(from, sink)
     }
-}
-
-/// A connection that belongs to the store.
-#[derive(Debug)]
-struct SqliteEngine {
-    connection: Connection,
-    path: PathBuf,
-    /// The file that was opened.
-    mark: Mark,
-    /// What tells when another connection wrote.
-    version: Option<i64>,
-    locks: Option<Locks>,
-    is_own: bool,
-    ballast: Ballast,
-    /// Released last.
-    _dir: Arc<VaultDir>,
-}
-
-impl SqliteEngine {
-    fn open_own(dir: Arc<VaultDir>, options: &SqliteOptions) -> Result<Self> {
-        let path = dir.path().join(FILE);
-        let _opening = dir.serialize()?;
-        let others = ["vault.db-wal", "vault.db-shm"];
-        refuse_links(others.map(|name| dir.path().join(name)))?;
-        let is_new = file::create_private(&path)?;
-        schema::check_own(&path)?;
-        let mut ballast = Ballast::of(dir.path(), options.ballast_bytes);
-        let connection = match connect::own(&path, &options.tuning()) {
-            Err(error) if error.kind() == ErrorKind::StorageFull && ballast.release()? => {
-                connect::own(&path, &options.tuning())?
-            }
-            opened => opened?,
-        };
-        ballast.renew()?;
-        if is_new {
-            dir.sync_name()?;
-        }
-        let locks = match options.access {
-            Access::Alone => None,
-            Access::Shared => Some(Locks::new(&dir)?),
-        };
-        Ok(Self {
-            connection,
-            mark: Mark::of(&path)?,
-            path,
-            version: None,
-            locks,
-            is_own: true,
-            ballast,
-            _dir: dir,
-        })
-    }
-
-    fn open_beside(place: SidePlace, options: &SqliteOptions) -> Result<Self> {
-        let SidePlace {
-            dir,
-            database: path,
-        } = place;
-        let _opening = dir.serialize()?;
-        let connection = connect::beside(&path, &options.tuning())?;
-        SqliteStore::attach(&connection)?;
-        Ok(Self {
-            connection,
-            mark: Mark::of(&path)?,
-            path,
-            version: None,
-            locks: Some(Locks::new(&dir)?),
-            is_own: false,
-            // The app's database is the app's to keep room for.
-            ballast: Ballast::of(dir.path(), 0),
-            _dir: Arc::new(dir),
-        })
-    }
-
-    fn run(&self, sql: &str) -> Result<()> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(says(sql))?;
-        statement.execute([]).map_err(says(sql)).map(drop)
-    }
-
-    fn write(&self, batch: &Batch) -> Result<()> {
-        rows::write(&self.connection, batch)?;
-        self.run("COMMIT")
-    }
-
-    /// A full disk: rolls back, makes room, and writes once more, unless somebody else wrote in between.
-    fn write_again(&mut self, batch: &Batch, full: Error) -> Result<()> {
-        self.end()?;
-        self.ballast.release()?;
-        connect::start_log_over(&self.connection);
-        let is_changed = self.begin()?;
-        let written = match is_changed {
-            false => self.write(batch),
-            true => Err(full),
-        };
-        match written {
-            // The database takes its room at once, before somebody else does.
-            Ok(()) => connect::start_log_over(&self.connection),
-            Err(_) => self.end()?,
-        }
-        written
-    }
-
-    /// A database that was deleted or replaced under a running vault must not acknowledge anything.
-    fn check_still_there(&self) -> Result<()> {
-        if Mark::of(&self.path)? == self.mark {
-            return Ok(());
-        }
-        let text = format!(
-            "{} was replaced while the vault was open; reopen it",
-            self.path.display()
-        );
-        Err(Error::new(ErrorKind::Storage, text))
-    }
-}
-
-impl Engine for SqliteEngine {
-    fn is_shared(&self) -> bool {
-        true
-    }
-
-    fn begin(&mut self) -> Result<bool> {
-        self.run("BEGIN IMMEDIATE").map_err(busy)?;
-        if self.locks.is_some() {
-            self.ballast.look();
-        }
-        let version = self
-            .connection
-            .prepare_cached("PRAGMA data_version")
-            .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
-        match version {
-            Ok(version) => {
-                let before = self.version.replace(version);
-                Ok(before.is_some_and(|before| before != version))
-            }
-            Err(error) => {
-                self.end()?;
-                Err(says("look for changes")(error))
-            }
-        }
-    }
-
-    fn end(&mut self) -> Result<()> {
-        match self.connection.is_autocommit() {
-            // SQLite ended it by itself.
-            true => Ok(()),
-            false => self.run("ROLLBACK"),
-        }
-    }
-
-    fn peers(&mut self) -> Option<&mut dyn Peers> {
-        self.locks.as_mut().map(|locks| locks as &mut dyn Peers)
-    }
-
-    fn check_room(&mut self) -> Result<()> {
-        match self.ballast.renew()? {
-            true => Ok(()),
-            false => Err(full(&self.path)),
-        }
-    }
-
-    fn apply(&mut self, batch: Batch) -> Result<()> {
-        self.check_still_there()?;
-        match self.write(&batch) {
-            Err(error) if error.kind() == ErrorKind::StorageFull => self.write_again(&batch, error),
-            written => written,
-        }
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        rows::get(&self.connection, key)
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>> {
-        rows::scan(&self.connection, from, to, limit)
-    }
-
-    fn close(self) -> Result<()> {
-        let Self {
-            connection,
-            locks,
-            is_own,
-            ballast,
-            ..
-        } = self;
-        connect::keep_log(&connection, !ballast.is_held());
-        if is_own
-            && ballast.is_held()
-            && connection.is_autocommit()
-            && let Err(error) = connect::shrink(&connection, VACUUM_PAGES)
-        {
-            tracing::debug!(%error, "the database stays as large as it is");
-        }
-        connection
-            .close()
-            .map_err(|(_, error)| says("close")(error))?;
-        if let Some(locks) = locks {
-            locks.close();
-        }
-        Ok(())
-    }
-
-    fn abandon(self) {
-        connect::keep_log(&self.connection, true);
-    }
-}
-
-/// A transaction of the app: it commits.
-#[derive(Debug)]
-struct Guest<'t>(&'t Connection);
-
-impl Engine for Guest<'_> {
-    fn apply(&mut self, batch: Batch) -> Result<()> {
-        in_savepoint(self.0, || rows::write(self.0, &batch))
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        rows::get(self.0, key)
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>> {
-        rows::scan(self.0, from, to, limit)
-    }
-}
-
-/// What an append gets while there is no room.
-fn full(path: &Path) -> Error {
-    let text = format!(
-        "the disk of {} is full: nothing is added until there is room; free some space",
-        path.display()
-    );
-    Error::new(ErrorKind::StorageFull, text)
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Totals;
-use crate::action::{ActionId, Body, Origin, PortalSign, Record, State, WireState};
+use super::{Batches, Totals};
+use crate::action::{
+    ActionId, Batch, Batching, Body, Origin, PortalSign, Record, State, WireState,
+};
 use crate::clock::Timestamp;
 use crate::decide::{Gate, Settlement};
 
@@ -27,6 +29,8 @@ pub struct Advance {
     /// The [revision](super::KeptKeyring::revision) of the keyring that answers, words and gates are sealed under; nothing =
     /// nothing of it is sealed. A store that keeps another one refuses the step.
     pub keyring: Option<u64>,
+    /// Resources that were written to: what is [cached](super::CacheTarget::resource) of them is stale from now on.
+    pub stale: Vec<String>,
     /// The vault's clock.
     pub now: Timestamp,
 }
@@ -53,6 +57,7 @@ impl Advance {
             retention,
             urgency: Urgency::Now,
             keyring: None,
+            stale: Vec::new(),
             now,
         }
     }
@@ -84,9 +89,9 @@ impl Default for Retention {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Lease {
-    /// At most so many actions.
+    /// At most so many actions; a batch counts as one.
     pub slots: usize,
-    /// Tighter limits for some origins: at most so many more of each.
+    /// Tighter limits for some origins: at most so many more of each. A batch counts as one.
     pub origin_slots: Vec<(Origin, usize)>,
     /// Origins whose gate counts as open for this lease, whatever it says.
     pub forced: Vec<Origin>,
@@ -94,6 +99,8 @@ pub struct Lease {
     pub gates_after: Vec<Gate>,
     /// On whose behalf.
     pub whose: Whose,
+    /// Where runs of actions are leased together; nothing = nowhere.
+    pub batches: Option<Batches>,
 }
 
 /// On whose behalf actions are leased. Those of nobody in particular always are.
@@ -151,6 +158,8 @@ pub struct Settle {
     pub error: Option<String>,
     /// What is kept of the answer, encoded by the vault.
     pub answer: Option<Bytes>,
+    /// What batches may make of it, if it goes back to the queue.
+    pub batch: Option<Batching>,
 }
 
 impl Settle {
@@ -171,6 +180,7 @@ impl Settle {
             status: None,
             error: None,
             answer: None,
+            batch: record.batch,
         })
     }
 }
@@ -181,7 +191,7 @@ impl Settle {
 pub struct Advanced {
     /// One for each [`Settle`], in order: the record after it, or nothing when its lease was no longer valid.
     pub settled: Vec<Option<Record>>,
-    /// The new leases: record (in flight) and body.
+    /// The new leases: record (in flight) and body. The members of a batch stand side by side, in their order.
     pub leased: Vec<Leased>,
     /// Actions that expired on the way.
     pub expired: Vec<Record>,
@@ -220,6 +230,21 @@ pub struct Leased {
 }
 
 impl Leased {
+    /// The batch that it is a member of, if it was leased with others.
+    #[must_use]
+    pub fn batch(&self) -> Option<&Batch> {
+        self.record.batch.as_ref()?.batch()
+    }
+
+    /// Is it of the same batch as the one before it? Then both leave in one request.
+    #[must_use]
+    pub fn goes_with(&self, before: &Self) -> bool {
+        match (self.batch(), before.batch()) {
+            (Some(batch), Some(before)) => batch.is_same(before),
+            _ => false,
+        }
+    }
+
     /// A lease of `record`, which is in flight.
     #[must_use]
     pub fn new(record: Record, wire_before: WireState, body: Body) -> Self {

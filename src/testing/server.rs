@@ -25,6 +25,7 @@ pub struct Reply {
     body: Bytes,
     before: Duration,
     after: Duration,
+    is_foreign: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,7 @@ impl Reply {
             body: Bytes::new(),
             before: Duration::ZERO,
             after: Duration::ZERO,
+            is_foreign: false,
         }
     }
 
@@ -84,6 +86,12 @@ impl Reply {
     /// The body of the answer.
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
+        self
+    }
+
+    /// Somebody answers in the server's place, a login page of a network, say: there is no effect, whatever the status.
+    pub fn from_elsewhere(mut self) -> Self {
+        self.is_foreign = true;
         self
     }
 
@@ -225,6 +233,11 @@ impl FakeServer {
         self.shop().complaints.clone()
     }
 
+    /// Forgets every key, as servers do after a while: what comes again is new to it.
+    pub fn forget_keys(&self) {
+        self.shop().by_key.clear();
+    }
+
     fn shop(&self) -> MutexGuard<'_, Shop> {
         self.shop.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -255,7 +268,7 @@ impl Shop {
     /// Does what `reply` says; the reply it returns may be that of an earlier attempt with the same key.
     fn act(&mut self, at: usize, reply: Reply) -> Reply {
         let has_effect = match reply.act {
-            Act::Answer(status) => (200..300).contains(&status),
+            Act::Answer(status) => (200..300).contains(&status) && !reply.is_foreign,
             Act::ExecuteAndFail(_) => true,
             Act::Fail(_) | Act::Hang => false,
         };

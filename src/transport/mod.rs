@@ -2,11 +2,14 @@
 //! One call of [`Transport::send`] is one attempt. Nothing here decides about another one.
 
 mod answer;
+#[cfg(feature = "cache")]
+mod copy;
 mod credentials;
 mod desk;
 mod diagnosis;
 mod failure;
 mod reqwest;
+mod whole;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -14,6 +17,8 @@ use std::pin::Pin;
 
 pub(crate) use answer::{Arrived, arrived};
 pub use answer::{Keep, keep, tee};
+#[cfg(feature = "cache")]
+pub(crate) use copy::copied;
 pub use credentials::{
     CredentialError, CredentialFuture, CredentialProvider, CredentialRequest, Credentials,
     IntoCredentials, Refresh, bearer,
@@ -21,6 +26,7 @@ pub use credentials::{
 pub use desk::{CredentialDesk, Generation};
 pub use failure::TransportFailure;
 pub use reqwest::{ReqwestTransport, Timeouts};
+pub(crate) use whole::{NotWhole, read_whole};
 
 /// The future of one attempt.
 pub type TransportFuture<'a> =

@@ -206,11 +206,17 @@ impl SyncVault {
         let principal_gate = gates.get(&principal).filter(is_closed);
         let held = gates.held(&record.origin, now);
         let held = held.filter(|hold| hold.until >= due);
+        let held_until = held.map_or(due, |hold| hold.until);
+        let look = match *parts.mode.borrow() {
+            // A probe goes whatever holds attempts back.
+            ConnectivityMode::Auto => now,
+            _ => held_until.max(now),
+        };
         match (portal, origin_gate, held, principal_gate) {
             (Some(gate), ..) => WhyPending::Portal {
                 origin: record.origin,
                 sign: record.portal,
-                next: gate.closed_until.max(now),
+                next: gate.closed_until.max(look),
             },
             (_, Some(gate), ..) if gate.closed_until >= due => WhyPending::OriginWaits {
                 origin: record.origin,

@@ -3,7 +3,6 @@
 
 #[cfg(feature = "sled")]
 pub(crate) mod canary;
-mod dice;
 mod history;
 mod lives;
 mod origin;

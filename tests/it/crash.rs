@@ -5,7 +5,6 @@
 //! `SYNCVAULT_CRASH_CYCLES` sets the number of kills (200), `SYNCVAULT_CRASH_SEED` repeats the dice of a run.
 
 pub(crate) mod child;
-pub(crate) mod dice;
 pub(crate) mod history;
 pub(crate) mod parent;
 
@@ -14,9 +13,9 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use crate::chaos_server::{Behaviour, Break, ChaosServer, Received};
+use crate::dice::Dice;
 
 use child::{Drain, Job, Kind, Task};
-use dice::Dice;
 use history::{History, Witness};
 use parent::Parent;
 
@@ -192,9 +191,14 @@ impl Suite {
     }
 }
 
+/// Other dice, the same for the same seed and number.
+pub(crate) fn fork(seed: u64, number: u64) -> Dice {
+    Dice::new(seed ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93)).split()
+}
+
 /// A server on a middling day: some answers are late, refused or lost, and each request succeeds in the end.
 pub(crate) fn misbehave(seed: u64) -> impl FnMut(&Received, usize) -> Option<Behaviour> {
-    let mut dice = Dice::new(seed).fork(7);
+    let mut dice = fork(seed, 7);
     let mut attempts = HashMap::<String, u32>::new();
     move |received, _| {
         let attempt = attempts.entry(received.path.clone()).or_default();

@@ -19,7 +19,8 @@ use syncvault::{ActionId, DeadReason, ErrorKind};
 #[cfg(feature = "sled")]
 use syncvault::{EventKind, SyncVault, doctor};
 
-use crate::crash::dice::Dice;
+use crate::crash::fork;
+use crate::dice::Dice;
 
 #[cfg(feature = "fjall")]
 #[tokio::test(flavor = "multi_thread")]
@@ -105,14 +106,13 @@ async fn suite(engine: Engine, is_sealed: bool, (flips, cuts): (u64, u64)) {
     let cuts = number("SYNCVAULT_DAMAGE_CUTS", cuts);
     println!("{kind:?}: seed {seed:#x}, {flips} flips, {cuts} cuts");
     let temp = tempfile::tempdir().expect("tempdir");
-    let dice = Dice::new(seed);
     let mut vaults = Vec::new();
     for ending in [Ending::Closed, Ending::CutOff] {
         let [work, vault] = ["work", "vault"].map(|name| {
             let name = format!("{name}-{ending:?}");
             temp.path().join(name)
         });
-        let originals = fill((kind, ending), &work, &vault, &mut dice.fork(0)).await;
+        let originals = fill((kind, ending), &work, &vault, &mut fork(seed, 0)).await;
         let blocks = blocks(&vault);
         vaults.push((
             Vault {
@@ -127,8 +127,8 @@ async fn suite(engine: Engine, is_sealed: bool, (flips, cuts): (u64, u64)) {
         let mut tally = Tally::default();
         for round in 0..count {
             let copied = temp.path().join("copy");
-            let mut dice = dice.fork(1 + round);
-            let (vault, blocks) = &vaults[dice.size_below(vaults.len())];
+            let mut dice = fork(seed, 1 + round);
+            let (vault, blocks) = &vaults[dice.place(vaults.len())];
             copy(&vault.dir, &copied);
             let what = strike(blow, &copied, blocks, &mut dice);
             examine(vault, &copied, &what, &mut tally).await;
@@ -244,11 +244,11 @@ fn blocks(dir: &Path) -> Vec<(PathBuf, usize)> {
 }
 
 fn flip(dir: &Path, blocks: &[(PathBuf, usize)], dice: &mut Dice) -> String {
-    let (path, start) = &blocks[dice.size_below(blocks.len())];
+    let (path, start) = &blocks[dice.place(blocks.len())];
     let path = dir.join(path);
     let mut file = open_file(&path);
     let length = usize::try_from(file.metadata().expect("metadata").len()).expect("length");
-    let at = start + dice.size_below(BLOCK.min(length - start));
+    let at = start + dice.place(BLOCK.min(length - start));
     let bit = dice.below(8);
     let mut byte = [0];
     let place = SeekFrom::Start(at as u64);
@@ -269,7 +269,7 @@ fn open_file(path: &Path) -> File {
 fn cut(dir: &Path, blocks: &[(PathBuf, usize)], dice: &mut Dice) -> String {
     let mut all = files(dir);
     all.retain(|path| fs::metadata(path).expect("metadata").len() > 0);
-    let path = all.swap_remove(dice.size_below(all.len()));
+    let path = all.swap_remove(dice.place(all.len()));
     let below = path.strip_prefix(dir).expect("below");
     let held = blocks.iter().filter(|(path, _)| path == below);
     let last = held.map(|(_, start)| *start).max().unwrap_or(0);

@@ -1,8 +1,14 @@
 //! The one integration test binary: linking once is cheap. One module per story.
 
+/// Batches: waiting actions that leave in one request.
+#[cfg(feature = "test-util")]
+mod batches;
 /// Bodies from files and forms, and compressed ones.
 #[cfg(feature = "sled")]
 mod bodies;
+/// Answers that are there when the network is not.
+#[cfg(all(feature = "cache", feature = "test-util"))]
+mod cache;
 /// Seeded chaos on whole vaults with a checker, and the stories of the fault catalogue.
 mod chaos;
 /// A scripted HTTP server on raw TCP that does what servers and networks do on bad days.
@@ -16,6 +22,9 @@ mod crash;
 /// Flipped bits and cut files: a vault opens all the same, and tells no lies.
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod damage;
+/// Chance, the same for the same seed.
+#[path = "../../src/testing/simulation/dice.rs"]
+mod dice;
 /// Full disks and failing calls, with root and strace only.
 #[cfg(all(feature = "sled", feature = "sqlite"))]
 mod disk_trouble;
@@ -36,6 +45,9 @@ mod layout;
 /// The outbox: a request in the app's own transaction.
 #[cfg(feature = "sqlite")]
 mod outbox;
+/// The pains that users of other queues report, each beside a naive client that has it.
+#[cfg(feature = "test-util")]
+mod pains;
 /// Bugs that are put into a copy of the source, for the suites to find.
 mod planted;
 /// Login pages of networks.
@@ -67,3 +79,6 @@ mod story;
 mod sync;
 /// The wire: every failure kind, redirects, answers that are kept, credentials.
 mod transport;
+/// What nothing holds back starts within the promised time.
+#[cfg(feature = "test-util")]
+mod wake_ups;

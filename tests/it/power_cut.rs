@@ -11,10 +11,10 @@ use tokio::process::{Child, Command};
 
 use crate::chaos_server::ChaosServer;
 use crate::crash::child::{Drain, Job, Kind as StoreKind, Task};
-use crate::crash::dice::Dice;
 use crate::crash::history::{History, Holdings, Line, Place, Witness};
 use crate::crash::parent::Parent;
 use crate::crash::report;
+use crate::dice::Dice;
 
 /// Bodies that have no file of their own, in bytes.
 const SMALL: usize = 4 * 1024;
@@ -212,8 +212,8 @@ impl<'r> Vault<'r> {
         let acks_wanted = match kind {
             Kind::Fresh => 1,
             // Enough for a journal to be brought into its engine, several times.
-            Kind::Drain if self.job.bytes_max == SMALL => 300 + dice.size_below(300),
-            Kind::Fill | Kind::Drain => 1 + dice.size_below(60),
+            Kind::Drain if self.job.bytes_max == SMALL => 300 + dice.place(300),
+            Kind::Fill | Kind::Drain => 1 + dice.place(60),
         };
         let before = self.history.acked.clone();
         let cutter = self.rig.arm().await;

@@ -11,10 +11,11 @@ use syncvault::{Draining, End, SyncVault};
 
 use crate::chaos_server::ChaosServer;
 use crate::crash::child::{Drain, Job, Kind, Task};
-use crate::crash::dice::Dice;
+use crate::crash::fork;
 use crate::crash::history::{History, Witness};
 use crate::crash::parent::Parent;
 use crate::crash::{misbehave, number, report};
+use crate::dice::Dice;
 
 /// Children of one tribe, one after the other, each killed.
 struct Tribe {
@@ -76,7 +77,7 @@ async fn relieve_each_other(is_sealed: bool) {
     let tribe = |at, name| Tribe {
         name,
         job: job(name),
-        dice: Dice::new(seed).fork(at),
+        dice: fork(seed, at),
         history: History::default(),
     };
     let (a, b, c) = tokio::join!(

@@ -133,3 +133,44 @@ async fn a_direct_send_waits_behind_one_whose_settle_met_a_full_disk() {
         assert_eq!(paths, ["/1", "/1", "/2"], "{lane}");
     }
 }
+
+/// Found by the simulation (seeds 28341 and 33306). Symptom: in a named lane, a send that is not kept left before the one in
+/// front of it was settled; after a crash, that one was sent once more, behind it. Cause: when a settle fails, the lane was
+/// held only while somebody waited for the settle, and whoever was answered well does not. Fix: it is held in any case.
+#[tokio::test(start_paused = true)]
+async fn a_send_that_is_not_kept_waits_for_a_settle_that_failed() {
+    use std::sync::Arc;
+    use syncvault::connectivity::AlwaysReachable;
+    use syncvault::store::MemoryStore;
+    use syncvault::testing::{FakeServer, FaultyStore, Reply, TestClock, Verb};
+    use syncvault::{Delivery, ErrorKind, SyncVault};
+
+    let server = FakeServer::new();
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+    let faults = store.faults();
+    let vault = SyncVault::builder("http://fake.test")
+        .store(store)
+        .transport(server.transport())
+        .connectivity(AlwaysReachable::new())
+        .clock(TestClock::new());
+    let vault = vault.build().await.expect("vault");
+    // Everything is quiet before the disk is told to fail.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let full = faults.clone();
+    let mut attempts = 0;
+    server.script(move |_| {
+        attempts += 1;
+        if attempts == 1 {
+            full.fail_at(1, Fault::Once(ErrorKind::StorageFull));
+        }
+        Reply::status(200)
+    });
+    let post = |path: &str| vault.post(path).lane("named");
+    assert!(post("/1").send().await.expect("first").is_sent());
+    let never = post("/never").delivery(Delivery::Never).send().await;
+    assert_eq!(faults.fired(), Some(Verb::Advance));
+    assert_eq!(never.expect_err("busy").kind(), ErrorKind::WrongState);
+    vault.wait_idle().await.expect("idle");
+    let never = post("/never").delivery(Delivery::Never).send().await;
+    assert!(never.expect("free again").is_sent());
+}

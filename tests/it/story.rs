@@ -1,9 +1,12 @@
 //! Whole-vault stories over real HTTP: what a user sees of sending, queueing, order, dead letters and events.
 
+mod coalescing;
 mod control;
 mod direct;
+mod merge_races;
 mod principals;
 mod queue;
+mod replacing;
 mod watching;
 
 use std::future::Future;

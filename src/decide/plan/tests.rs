@@ -1,5 +1,6 @@
 //! What follows from each verdict, on an attempt that ended at `NOW`: the story that both halves tell.
 
+mod batch;
 mod gates;
 mod settling;
 

@@ -25,6 +25,9 @@ enum Name {
     Coalesce = 5,
     Fingerprint = 6,
     Note = 7,
+    Resource = 8,
+    Query = 9,
+    Variant = 10,
 }
 
 impl Keyring {
@@ -53,8 +56,29 @@ impl Keyring {
         self.hashed(Name::Key, key)
     }
 
+    pub(super) fn coalesce(&self, key: &str) -> String {
+        self.hashed(Name::Coalesce, key)
+    }
+
     pub(super) fn note(&self, name: &str) -> String {
         self.hashed(Name::Note, name)
+    }
+
+    pub(super) fn resource(&self, resource: &str) -> String {
+        self.hashed(Name::Resource, resource)
+    }
+
+    pub(super) fn resources(&self, resources: &[String]) -> Vec<String> {
+        let resources = resources.iter();
+        resources.map(|resource| self.resource(resource)).collect()
+    }
+
+    pub(super) fn cache_query(&self, query: &str) -> String {
+        self.hashed(Name::Query, query)
+    }
+
+    pub(super) fn cache_variant(&self, variant: &str) -> String {
+        self.hashed(Name::Variant, variant)
     }
 
     /// The record as the store gets it.
@@ -68,10 +92,7 @@ impl Keyring {
             lane: self.lane(&record.lane),
             origin: self.origin(&record.origin),
             key: record.key.as_deref().map(|key| self.key(key)),
-            coalesce: record
-                .coalesce
-                .as_deref()
-                .map(|key| self.hashed(Name::Coalesce, key)),
+            coalesce: record.coalesce.as_deref().map(|key| self.coalesce(key)),
             fingerprint: self.hashed(Name::Fingerprint, &record.fingerprint),
             last_error,
             head_bytes: Some(record.content.len() as u64),
@@ -118,7 +139,7 @@ impl Keyring {
             && stored.lane == self.lane(&opened.lane)
             && stored.origin == self.origin(&opened.origin)
             && stored.principal == opened.principal.as_deref().map(|name| self.principal(name))
-            && stored.coalesce == coalesce.map(|key| self.hashed(Name::Coalesce, key))
+            && stored.coalesce == coalesce.map(|key| self.coalesce(key))
             && stored.fingerprint == self.hashed(Name::Fingerprint, &opened.fingerprint)
     }
 

@@ -10,7 +10,9 @@ use super::{Kind, Sealed, check_above, lock, pieces};
 use crate::action::{ActionId, Body, Record};
 use crate::decide::{Gate, GateKey};
 use crate::error::Result;
-use crate::store::{Advance, Advanced, Append, Appended, Find, Lease, Leased, Settle, Whose};
+use crate::store::{
+    Advance, Advanced, Append, Appended, Batches, Find, Lease, Leased, Settle, Whose,
+};
 
 /// The names and the content of `clear`, on what the store made of the action.
 pub(super) fn restored(stored: Record, clear: &Record, last_error: Option<String>) -> Record {
@@ -84,6 +86,13 @@ impl Sealed {
                 let superseded = self.maybe_opened(ring, superseded).await?;
                 Appended::Leased { record, superseded }
             }
+            Appended::Cancelled { record, waiting } => Appended::Cancelled {
+                record: restore(record),
+                waiting: self.maybe_opened(ring, waiting).await?,
+            },
+            Appended::NotOver { found } => Appended::NotOver {
+                found: self.maybe_opened(ring, found).await?,
+            },
             Appended::Known { record } => {
                 let id = record.id;
                 match self.opened(ring, record).await? {
@@ -153,6 +162,7 @@ impl Sealed {
             gates: gates.collect::<Result<_>>()?,
             lease: lease.transpose()?,
             keyring: Some(ring.revision),
+            stale: ring.resources(&step.stale),
             ..step
         })
     }
@@ -242,11 +252,12 @@ pub(super) fn sealed_append(
     let owner = record.principal.as_deref();
     append.body = pieces::seal(ring, owner, record.id, append.body)?;
     append.record = record;
+    append.stale = ring.resources(&append.stale);
     append.keyring = Some(ring.revision);
     Ok(append)
 }
 
-fn seal_lease(ring: &Keyring, lease: Lease) -> Result<Lease> {
+fn seal_lease(ring: &Arc<Keyring>, lease: Lease) -> Result<Lease> {
     let gates = lease.gates_after.into_iter();
     let slots = lease.origin_slots.iter();
     Ok(Lease {
@@ -266,5 +277,15 @@ fn seal_lease(ring: &Keyring, lease: Lease) -> Result<Lease> {
             Whose::Everybody => Whose::Everybody,
             Whose::Only(active) => Whose::Only(active.map(|name| ring.principal(&name))),
         },
+        batches: lease.batches.map(|batches| seal_batches(ring, batches)),
+    })
+}
+
+/// The rule is asked about the record in clear. One that does not open goes alone, and then to quarantine.
+fn seal_batches(ring: &Arc<Keyring>, batches: Batches) -> Batches {
+    let ring = Arc::clone(ring);
+    Batches::new(move |stored| {
+        let clear = ring.open_record(stored).ok()?;
+        batches.limits(&clear)
     })
 }

@@ -36,6 +36,7 @@ impl<E: Engine> Queue<E> {
         for (settle, answer) in advance.settle.into_iter().zip(answers) {
             done.settled.push(self.settle(settle, answer, now)?);
         }
+        self.mark_stale(&advance.stale, now)?;
         for gate in advance.gates {
             self.gates.put(&mut self.txn, gate)?;
         }
@@ -55,7 +56,7 @@ impl<E: Engine> Queue<E> {
             }
             None => BTreeSet::new(),
         };
-        self.trim(&advance.retention, now)?;
+        self.trim(&advance.retention, now, done.settled.len())?;
         self.arm(now)?;
         let whose = whose.unwrap_or_default();
         // Whose turn it is leases what is due; time does not help here.
@@ -115,6 +116,10 @@ impl<E: Engine> Queue<E> {
             },
             (result, _) => result,
         };
+        record.batch = match result {
+            Settlement::Retry { .. } => settle.batch,
+            _ => None,
+        };
         self.conclude(&mut record, result, now)?;
         Ok(Some(record))
     }
@@ -142,6 +147,7 @@ impl<E: Engine> Queue<E> {
                 record.state = change_state(record, Change::Return { due })?;
                 record.backoff_ms = backoff_ms;
                 record.attempts_counted += u32::from(counts == Counted::Yes);
+                self.pass_key(record)?;
                 self.rewrite(record)?;
                 self.heads.insert(record.id, record.clone().into());
                 self.index_queued(record)

@@ -56,6 +56,7 @@ impl<E: Engine> Queue<E> {
         tally.ledger.pending += 1;
         tally.ledger.dead = tally.ledger.dead.saturating_sub(1);
         tally.toggle(record.id, record.revision);
+        self.pass_key(&mut record)?;
         self.rewrite(&mut record)?;
         self.place(&record)?;
         self.index_queued(&record)?;

@@ -1,13 +1,14 @@
-//! Adding actions: known keys, limits, coalescing, and the direct lease.
+//! Adding actions: known keys, limits, and the direct lease.
 
 use super::Engine;
+use super::coalesce::{Claim, kept_place};
 use super::keys;
 use super::queue::Queue;
 use super::records::{Found, Kept};
-use crate::action::{Lane, Record, State, WireState};
+use crate::action::{Lane, Record, State};
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::store::{Append, Appended, Direct, Limits};
+use crate::store::{Append, Appended, Direct, Limits, Then};
 
 /// An action on its way in, its body where it belongs.
 #[derive(Debug)]
@@ -35,20 +36,34 @@ impl<E: Engine> Queue<E> {
         if record.head_bytes.is_none() {
             record.body_bytes = body.len();
         }
-        let replaced = self.coalesced(&record)?;
-        if let Some(limit) = self.limit_reached(&append.limits, &record, replaced.as_ref()) {
+        let replaced = match self.claim(&append.over, &record)? {
+            Claim::Free => None,
+            Claim::Takes(old, Then::CancelBoth) => {
+                return self.cancel_both(old, record, &body, append.now);
+            }
+            Claim::Takes(old, then) => Some((old, then)),
+            Claim::Refused(found) => {
+                self.refuse_body(record.id, body);
+                return Ok(Appended::NotOver { found });
+            }
+        };
+        let old = replaced.as_ref().map(|(old, _)| old);
+        if let Some(limit) = self.limit_reached(&append.limits, &record, old) {
             self.refuse_body(record.id, body);
             return Ok(Appended::Full { limit });
         }
+        let place = replaced.as_ref().and_then(kept_place);
         let superseded = match replaced {
-            Some(old) => Some(self.supersede(old, append.now)?),
+            Some((old, then)) => Some(self.supersede(old, then, record.id, append.now)?),
             None => None,
         };
-        self.admit(&mut record, append.now);
+        self.mark_stale(&append.stale, append.now)?;
+        self.admit(&mut record, place, append.now);
         if self.may_go_now(&record, append.direct, append.now)? {
             self.lease_new(&mut record, &body, append.now)?;
             return Ok(Appended::Leased { record, superseded });
         }
+        self.pass_key(&mut record)?;
         self.write_birth(&mut record, &body)?;
         self.place(&record)?;
         self.index_queued(&record)?;
@@ -116,22 +131,6 @@ impl<E: Engine> Queue<E> {
         }
     }
 
-    fn coalesced(&mut self, record: &Record) -> Result<Option<Record>> {
-        let Some(coalesce) = &record.coalesce else {
-            return Ok(None);
-        };
-        let Some(no) = self.lane_row(&record.lane)?.map(|row| row.no) else {
-            return Ok(None);
-        };
-        let Some(id) = self.txn.get(&keys::coalesce(no, coalesce))? else {
-            return Ok(None);
-        };
-        match self.find(keys::id_at(&id, 0)?)? {
-            Found::Record(old) if is_untried(&old) => Ok(Some(old)),
-            _ => Ok(None),
-        }
-    }
-
     fn limit_reached(
         &self,
         limits: &Limits,
@@ -148,14 +147,14 @@ impl<E: Engine> Queue<E> {
         (bytes > limits.bytes_max).then(|| format!("{} bytes", limits.bytes_max))
     }
 
-    /// Counts a record in and gives it its place in the queue.
-    fn admit(&mut self, record: &mut Record, now: Timestamp) {
+    /// Counts a record in and gives it its place in the queue: this one, or the next.
+    pub(super) fn admit(&mut self, record: &mut Record, place: Option<u64>, now: Timestamp) {
         if !matches!(record.state, State::Queued { .. }) {
             record.state = State::Queued { due: now };
         }
         let tally = &mut self.tally;
-        record.seq = tally.seq_next;
-        tally.seq_next += 1;
+        record.seq = place.unwrap_or(tally.seq_next);
+        tally.seq_next += u64::from(place.is_none());
         tally.id_max = tally.id_max.max(Some(record.id));
         tally.ledger.enqueued += 1;
         tally.ledger.pending += 1;
@@ -204,20 +203,13 @@ impl<E: Engine> Queue<E> {
         self.direct.get(lane).map_or(0, |ids| ids.len() as u64)
     }
 
-    /// Indexes what a queued action needs beside its place: its expiry, and its coalescing key until it is tried.
+    /// Indexes what a queued action needs beside its place: its expiry, and its coalescing key until something left.
     pub(super) fn index_queued(&mut self, record: &Record) -> Result<()> {
         if let Some(expires) = record.expires {
             let key = keys::expiry(expires, record.id);
             self.expiry.put(&mut self.txn, key, Vec::new());
         }
-        if let Some(coalesce) = &record.coalesce
-            && is_untried(record)
-        {
-            let no = self.lane_mut(&record.lane)?.no;
-            let key = keys::coalesce(no, coalesce);
-            self.txn.put(key, keys::id_value(record.id));
-        }
-        Ok(())
+        self.index_waiting(record)
     }
 
     /// Undoes [`index_queued`](Self::index_queued). `record` is as it was queued.
@@ -226,29 +218,17 @@ impl<E: Engine> Queue<E> {
             let key = keys::expiry(expires, record.id);
             self.expiry.delete(&mut self.txn, key);
         }
-        if let Some(coalesce) = &record.coalesce
-            && is_untried(record)
-        {
-            let no = self.lane_mut(&record.lane)?.no;
-            self.txn.delete(keys::coalesce(no, coalesce));
-        }
-        Ok(())
+        self.unindex_waiting(record)
     }
-}
-
-/// May a newer one with the same coalescing key take its place?
-pub(super) fn is_untried(record: &Record) -> bool {
-    matches!(record.state, State::Queued { .. })
-        && record.wire == WireState::NeverSent
-        && record.attempts == 0
 }
 
 /// What was taken back, came too late or was replaced never happened: its key may be used again.
 pub(super) fn is_key_free(old: &Record) -> bool {
-    matches!(
-        old.state,
-        State::Cancelled { .. } | State::Expired { .. } | State::Superseded { .. }
-    )
+    match old.state {
+        State::Cancelled { .. } | State::Expired { .. } => true,
+        State::Superseded { .. } => !old.is_merged,
+        _ => false,
+    }
 }
 
 /// A settled action whose key is no longer remembered.

@@ -15,6 +15,9 @@ use crate::store::Retention;
 /// How many settled actions one `advance` forgets.
 const TRIM_MAX: usize = 64;
 
+/// How many go before their time for each one that is settled, where there is no room for it.
+const FORGOTTEN_FOR_ONE: usize = 2;
+
 impl<E: Engine> Queue<E> {
     /// Ends a queued action: cancelled, expired or superseded.
     pub(super) fn end_queued(&mut self, mut record: Record, change: Change) -> Result<Record> {
@@ -29,10 +32,6 @@ impl<E: Engine> Queue<E> {
         self.leave_pending(&record)?;
         self.retain(&mut record)?;
         Ok(record)
-    }
-
-    pub(super) fn supersede(&mut self, old: Record, at: Timestamp) -> Result<Record> {
-        self.end_queued(old, Change::Supersede { at })
     }
 
     /// Takes a pending action out of its lane and out of the pending counts.
@@ -112,8 +111,14 @@ impl<E: Engine> Queue<E> {
         Ok(())
     }
 
-    /// Forgets settled actions beyond the retention, oldest first.
-    pub(super) fn trim(&mut self, keep: &Retention, now: Timestamp) -> Result<()> {
+    /// Forgets settled actions beyond the retention, oldest first. Where there is no room for what was just `settled`, some
+    /// go before their time.
+    pub(super) fn trim(&mut self, keep: &Retention, now: Timestamp, settled: usize) -> Result<()> {
+        let too_many = match settled > 0 && self.txn.is_tight()? {
+            true => settled.saturating_mul(FORGOTTEN_FOR_ONE),
+            false => 0,
+        };
+        let mut early = 0;
         for _ in 0..TRIM_MAX {
             let Some((key, value)) = self.settled.peek(&self.txn)? else {
                 break;
@@ -122,9 +127,18 @@ impl<E: Engine> Queue<E> {
             let counts = &self.tally.counts;
             let is_over = counts.retained > keep.count || counts.retained_bytes > keep.bytes;
             if !is_over && at.after(keep.age) > now {
-                break;
+                if early == too_many {
+                    break;
+                }
+                early += 1;
             }
             self.unretain_entry(&key, &value)?;
+        }
+        if early > 0 {
+            tracing::warn!(
+                count = early,
+                "the disk is full: settled actions are forgotten before their time"
+            );
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Reads all that an engine holds and says what does not fit together. Writes nothing. Memory does not grow with the
 //! number of actions: each is looked up from both sides, from its record and from the indexes.
 
+mod cached;
 mod indexes;
 
 use std::collections::HashMap;
@@ -9,7 +10,8 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::Engine;
-use super::append::{is_key_free, is_untried, settled_at};
+use super::append::{is_key_free, settled_at};
+use super::coalesce::is_waiting;
 use super::keys::{self, Place};
 use super::lanes::LaneRow;
 use super::queue::{Run, Tally, parse};
@@ -40,6 +42,7 @@ pub(in crate::store) fn examine<E: Engine>(
     let tally = examined.totals()?;
     examined.records()?;
     examined.indexes()?;
+    examined.cache()?;
     if let Some(dir) = bodies {
         examined.files(dir)?;
     }
@@ -308,7 +311,7 @@ impl<E: Engine> Examined<'_, E> {
             self.must_have(record, &keys::expiry(expires, record.id), "what expires")?;
         }
         match &record.coalesce {
-            Some(key) if is_untried(record) => {
+            Some(key) if is_waiting(record) => {
                 self.must_lead_to(record, &keys::coalesce(no, key), "coalescing keys")
             }
             _ => Ok(()),

@@ -169,6 +169,26 @@ fn salvage<S: Site>(
     Ok(queue)
 }
 
+/// For a store that is opened without the ladder: what is built anew must be finished first, or what is added meanwhile goes
+/// aside with the unfinished.
+///
+/// # Errors
+///
+/// [`ErrorKind::Corrupt`] when a salvage was cut off, storage errors.
+#[cfg(feature = "sqlite")]
+pub(in crate::store) fn refuse_unfinished(dir: &VaultDir) -> Result<()> {
+    match under_way(dir)? {
+        None => Ok(()),
+        Some(_) => {
+            let text = format!(
+                "a salvage of the vault {} was cut off; open it alone once, or call doctor::salvage",
+                dir.path().display()
+            );
+            Err(Error::new(ErrorKind::Corrupt, text))
+        }
+    }
+}
+
 /// The place of a salvage that a crash cut off.
 fn under_way(dir: &VaultDir) -> Result<Option<PathBuf>> {
     let path = dir.path().join(UNDER_WAY);

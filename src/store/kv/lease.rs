@@ -32,8 +32,8 @@ impl<E: Engine> Queue<E> {
         let heads = BTreeSet::new();
         let mut choice = Choice { heads, room };
         self.offer_all(lease, now, &mut choice)?;
-        let mut side_steps = 0;
-        while done.leased.len() < lease.slots && side_steps < SIDE_STEPS_MAX {
+        let (mut side_steps, mut starts) = (0, 0);
+        while starts < lease.slots && side_steps < SIDE_STEPS_MAX {
             let Some(head) = choice.heads.pop_first() else {
                 break;
             };
@@ -43,7 +43,8 @@ impl<E: Engine> Queue<E> {
             if choice.room.get(&origin) == Some(&0) {
                 continue;
             }
-            if self.take(&lane, now, done)? {
+            if self.take(&lane, lease, now, done)? {
+                starts += 1;
                 choice.room.entry(origin).and_modify(|room| *room -= 1);
                 self.offer((head.gate_no, head.rank), now, &mut choice)?;
             } else {
@@ -91,8 +92,14 @@ impl<E: Engine> Queue<E> {
         Ok(origin.map(|origin| (origin.clone(), lane)))
     }
 
-    /// Leases the head of a lane. False when it turned out expired or unreadable and stepped aside.
-    fn take(&mut self, lane: &Lane, now: Timestamp, done: &mut Advanced) -> Result<bool> {
+    /// Leases the head of a lane, or the run at its head. False when it turned out expired or unreadable and stepped aside.
+    fn take(
+        &mut self,
+        lane: &Lane,
+        lease: &Lease,
+        now: Timestamp,
+        done: &mut Advanced,
+    ) -> Result<bool> {
         let Some(id) = self
             .lane_row(lane)?
             .and_then(|row| row.ready)
@@ -118,11 +125,17 @@ impl<E: Engine> Queue<E> {
             }
             Err(error) => return Err(error),
         };
-        done.leased.push(self.take_record(record, body, now)?);
+        let run = self.take_run((record, body), lease.batches.as_ref(), now)?;
+        done.leased.extend(run);
         Ok(true)
     }
 
-    fn take_record(&mut self, mut record: Record, body: Body, now: Timestamp) -> Result<Leased> {
+    pub(super) fn take_record(
+        &mut self,
+        mut record: Record,
+        body: Body,
+        now: Timestamp,
+    ) -> Result<Leased> {
         let wire_before = record.wire;
         self.unindex_queued(&record)?;
         self.disarm(&record.lane);

@@ -5,6 +5,9 @@ mod advance;
 mod amend;
 mod amending;
 mod append;
+mod cache;
+mod caching;
+mod coalesce;
 mod committer;
 mod crowd;
 mod ending;
@@ -33,6 +36,7 @@ mod ready;
 mod records;
 mod reseal;
 mod restore;
+mod runs;
 #[cfg_attr(
     not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
     allow(dead_code, reason = "only stores on disk can be damaged")
@@ -65,6 +69,8 @@ use self::keyring::KeyringFile;
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) use self::ladder::Site;
 use self::ladder::Started;
+#[cfg(feature = "sqlite")]
+pub(super) use self::ladder::refuse_unfinished;
 use self::queue::Queue;
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 pub(super) use self::salvage::Sink;
@@ -79,8 +85,9 @@ use super::bodies::{Bodies, FileKind};
 use super::dir::{QUARANTINE, VaultDir, refuse_links};
 use super::snapshot::{blocking, in_memory, run_blocking};
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Find, KeptKeyring, LaneTotals,
-    Opened, Page, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
+    Advance, Advanced, Amend, Amended, Append, Appended, CacheChange, CacheKey, CacheTarget,
+    CacheTotals, Cached, CachedHead, Changed, Find, KeptKeyring, LaneTotals, Opened, Page, Query,
+    Restore, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
@@ -133,6 +140,16 @@ pub trait Engine: fmt::Debug {
     /// [`ErrorKind::StorageFull`] as long as it may not. It costs the append alone.
     fn check_room(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    /// Is next to nothing left of the room that was kept for a full disk? Then settled actions are forgotten before their
+    /// time, so that those that are pending still go out.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] when it cannot be told.
+    fn is_tight(&self) -> Result<bool> {
+        Ok(false)
     }
 
     /// Makes the whole batch durable, or fails. After [`ErrorKind::StorageFull`] nothing of it is there, the group is over,
@@ -384,6 +401,7 @@ impl<E: Engine + Send + 'static> KvStore<E> {
             let kept = self.submit(move |queue| match kind {
                 FileKind::Body => queue.body_of(id),
                 FileKind::Answer => queue.answer_of(id),
+                FileKind::Cached => queue.cached_body_at(id),
             });
             let Some(kept) = kept.await? else {
                 return Ok(None);
@@ -543,6 +561,22 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
     fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
         let key = keys::note(name);
         self.submit(move |queue| queue.set_note(key, note))
+    }
+
+    fn cached(&self, target: CacheTarget) -> StoreFuture<'_, Vec<CachedHead>> {
+        self.submit(move |queue| queue.cached(&target))
+    }
+
+    fn cached_body(&self, key: CacheKey) -> StoreFuture<'_, Option<Bytes>> {
+        Box::pin(async move { self.read_cached(&key).await })
+    }
+
+    fn cache(&self, change: CacheChange) -> StoreFuture<'_, Cached> {
+        self.change_cache(change)
+    }
+
+    fn cache_totals(&self) -> StoreFuture<'_, CacheTotals> {
+        self.submit(|queue| queue.cache_totals())
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

@@ -31,6 +31,7 @@ impl<E: Engine> Queue<E> {
                 Some(id) => self.record(id),
                 None => Ok(None),
             },
+            Find::Coalescing { lane, key } => self.waiting(lane, key),
         }
     }
 

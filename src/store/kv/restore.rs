@@ -151,7 +151,7 @@ impl<E: Engine> Queue<E> {
         let key = keys::idempotency(key);
         if let Some(other) = self.txn.get(&key)?
             && let Found::Record(other) = self.find(keys::id_at(&other, 0)?)?
-            && other.seq > record.seq
+            && (other.seq > record.seq || is_replaced(record, &other))
         {
             return Ok(());
         }
@@ -244,4 +244,9 @@ fn check(kin: &Kin) -> Result<()> {
         record.id
     );
     Err(Error::invalid(text))
+}
+
+/// Did `other`, or one after it, take the very place of `record`?
+fn is_replaced(record: &Record, other: &Record) -> bool {
+    other.seq == record.seq && record.superseded_by.is_some()
 }

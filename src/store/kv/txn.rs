@@ -45,6 +45,10 @@ impl<E: Engine> Txn<E> {
         self.engine.check_room()
     }
 
+    pub(super) fn is_tight(&self) -> Result<bool> {
+        self.engine.is_tight().map_err(fatal)
+    }
+
     pub(super) fn peers(&mut self) -> Option<&mut dyn Peers> {
         self.engine.peers()
     }

@@ -14,7 +14,7 @@ const LOG_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
 /// After how many pages SQLite brings the log into the database by itself, and how long one is.
 const LOG_PAGES: u64 = 1000;
-const PAGE_BYTES: u64 = 4096;
+pub(super) const PAGE_BYTES: u64 = 4096;
 
 /// How many statements stay prepared: more than there are.
 const STATEMENTS: usize = 48;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::connect::says;
 use crate::error::{Error, ErrorKind, Result};
@@ -189,9 +189,21 @@ pub(super) fn check_own(path: &Path) -> Result<()> {
 }
 
 fn look_at(path: &Path) -> Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(says("open"))?;
-    check(&connection, path)
+    let look = |access| {
+        let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(says("open"))?;
+        check(&connection, path)
+    };
+    match look(OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        // A crash left a transaction half done: nobody can read it before SQLite took that back.
+        Err(error) if is_half_done(&error) => look(OpenFlags::SQLITE_OPEN_READ_WRITE),
+        looked => looked,
+    }
+}
+
+fn is_half_done(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|e| e.downcast_ref());
+    source.and_then(rusqlite::Error::sqlite_error_code) == Some(ErrorCode::ReadOnly)
 }
 
 /// As [`check_own`], of a file that is open.

@@ -2,6 +2,7 @@
 //! processes: locks and connections are as strange to each other as those of two processes are.
 
 mod peers;
+mod trouble;
 
 use std::fs;
 use std::path::Path;
@@ -9,9 +10,14 @@ use std::path::Path;
 use bytes::Bytes;
 use rusqlite::Connection;
 
+use super::connect::says;
+use super::engine::SqliteEngine;
+use super::peers::Locks;
 use super::*;
 use crate::action::{DeadReason, Origin, StoredRequest, WireState};
 use crate::decide::{DeadLane, Settlement};
+use crate::error::ErrorKind;
+use crate::store::kv::{Batch, Engine, Peers};
 use crate::store::{Direct, Find, Lease, Part, Retention, Settle};
 
 fn at(millis: u64) -> Timestamp {
@@ -225,43 +231,6 @@ async fn newer_tables_in_an_apps_database_are_refused() {
     let store = SqliteStore::outbox(temp.path().join("app.db")).expect("the directory");
     let refused = store.open(at(1)).await.expect_err("newer");
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
-}
-
-#[tokio::test]
-async fn a_full_disk_costs_the_group_and_not_the_store() {
-    let temp = tempfile::tempdir().expect("a directory");
-    let dir = VaultDir::open(temp.path()).expect("a directory");
-    let open = move || {
-        let engine = SqliteEngine::open_own(Arc::new(dir), &SqliteOptions::default())?;
-        let limited = engine
-            .connection
-            .execute_batch("PRAGMA max_page_count = 40");
-        limited.map_err(says("limit"))?;
-        Ok(engine)
-    };
-    let path = temp.path().join(FILE);
-    let store = KvStore::threaded(open).expect("the store");
-    let access = Access::Alone;
-    let store = SqliteStore {
-        store,
-        path,
-        access,
-    };
-    store.open(at(1)).await.expect("open");
-    let kept = put(&store, action("l", vec![1; 1000])).await;
-    let full = store.append(vec![action("l", vec![2; 1_000_000])]).await;
-    assert_eq!(full.expect_err("full").kind(), ErrorKind::StorageFull);
-    let found = store.get(Find::Id(kept.id)).await.expect("not poisoned");
-    assert_eq!(found.as_ref(), Some(&kept));
-    store
-        .amend(Amend::Pause { paused: true })
-        .await
-        .expect("what is small fits");
-    store.close().await.expect("close");
-
-    let store = opened(temp.path()).await;
-    let page = store.page(Query::first(Part::Pending, 10)).await;
-    assert_eq!(page.expect("a page").records, [kept]);
 }
 
 /// Goal: damaged pages are told as damage, and never read as something else; the vault goes on. Method: overwrite every

@@ -96,7 +96,7 @@ impl Clerk {
                     .tell(&key, TableEventKind::RetryScheduled { id, next });
             }
             // It was written over: who wrote knows.
-            EventKind::Superseded => {}
+            EventKind::Superseded { .. } => {}
             kind if kind.is_terminal() => drop(self.due.insert(key)),
             _ => {}
         }

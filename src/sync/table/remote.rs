@@ -38,7 +38,8 @@ pub type RemoteFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError
 /// 5. **The end is explicit**: `next` is nothing. A page that leads back to its own cursor is an error for the engine.
 /// 6. **A row that cannot be read goes into [`RemotePage::damaged`]**, and the rest of the page is given all the same.
 /// 7. Requests of `pull` and `fetch` go through the vault's own transport and credentials, best as
-///    `vault.get(..).lane(..).delivery(Delivery::Never)` with a lane of their own for each table.
+///    `vault.get(..).lane(..).delivery(Delivery::Never)` with a lane of their own for each table, and with `Cache-Control: no-store`:
+///    an answer from a cache is older than what came before the call.
 pub trait RemoteStore: Send + Sync + 'static {
     /// The request that carries a change. Called within a write of the app, so it waits for nothing.
     ///

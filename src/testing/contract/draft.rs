@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::rig::lane;
 use crate::action::{ActionId, Body, Origin, Record};
 use crate::clock::Timestamp;
-use crate::store::{Append, Direct, Limits};
+use crate::store::{Append, Direct, Limits, Over};
 
 /// An append in the making.
 #[derive(Clone)]
@@ -83,6 +83,12 @@ impl Draft {
 
     pub(super) fn coalesce(mut self, with: &str) -> Self {
         self.append.record.coalesce = Some(with.into());
+        self
+    }
+
+    /// In the place of another one.
+    pub(super) fn over(mut self, over: Over) -> Self {
+        self.append.over = over;
         self
     }
 

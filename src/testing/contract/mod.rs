@@ -31,6 +31,8 @@ use crate::store::Store;
 
 pub mod amend;
 pub mod append;
+pub mod batches;
+pub mod cache;
 pub mod closed;
 pub mod coalesce;
 pub mod crowd;
@@ -163,6 +165,42 @@ macro_rules! __store_contract_rules {
                 an_unknown_action_is_nothing
                 an_action_is_found_by_id_and_key_in_each_state
             }
+            batches {
+                a_run_is_leased_in_one_commit
+                a_run_is_leased_only_where_it_was_asked_for
+                a_run_stays_within_its_limits
+                a_run_ends_at_what_may_not_go_with_its_head
+                what_may_have_been_sent_alone_joins_no_batch
+                a_batch_takes_one_slot
+                nothing_starts_before_the_whole_batch_is_settled
+                each_member_of_a_batch_is_settled_by_its_own_lease
+                one_advance_settles_a_batch_and_leases_the_next
+                a_batch_is_leased_with_the_same_members_again
+                a_batch_is_due_when_its_head_is
+                a_crash_keeps_a_batch_together
+                a_close_keeps_a_batch_together
+                a_batch_that_lost_a_member_goes_one_by_one
+                a_batch_that_nobody_asks_for_goes_one_by_one
+                what_goes_alone_stays_alone
+                what_is_told_to_go_again_may_join_another_batch
+                a_freed_batch_makes_room_for_a_longer_one
+                what_ended_is_of_no_batch
+                a_rejected_member_blocks_its_lane_behind_the_batch
+                a_member_of_a_batch_cannot_be_cancelled
+                a_body_in_a_file_joins_a_batch
+                a_batch_of_a_sealed_lane_is_told_by_its_head
+            }
+            cache {
+                a_cached_answer_is_kept_under_its_name
+                a_newer_answer_takes_the_place_of_its_predecessor
+                the_least_recently_used_answers_go_first
+                room_is_made_in_bounded_steps
+                what_was_written_to_is_stale
+                every_way_of_writing_makes_stale
+                a_forgotten_principal_leaves_no_answers
+                a_trimmed_cache_is_empty
+                what_one_target_holds_is_bounded
+            }
             closed {
                 a_closed_store_does_nothing
                 a_store_can_be_closed_twice
@@ -173,6 +211,17 @@ macro_rules! __store_contract_rules {
                 only_the_same_key_in_the_same_lane_supersedes
                 what_left_the_queue_is_not_superseded
                 a_burst_coalesces_to_its_last
+                what_waits_under_a_coalescing_key_is_found
+                what_was_tried_and_never_left_is_superseded
+                what_comes_back_is_passed_by_a_later_one
+                over_nothing_keeps_both
+                over_vacant_is_refused_when_something_waits
+                a_successor_goes_where_it_was_told_to
+                only_what_was_seen_is_taken_over
+                a_merged_action_keeps_its_key
+                two_that_cancel_out_leave_only_their_counts
+                a_successor_may_be_sent_at_once
+                of_many_that_want_one_place_each_gets_it_once
             }
             crowd {
                 a_crowd_neither_repeats_nor_reorders

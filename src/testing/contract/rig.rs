@@ -76,6 +76,13 @@ pub(super) fn leased_ids(leased: &[Leased]) -> Vec<ActionId> {
     ids(leased.iter().map(|lease| &lease.record))
 }
 
+/// The leases that leave together, side by side: one alone, or the members of a batch.
+pub(super) fn requests(leased: &[Leased]) -> Vec<&[Leased]> {
+    leased
+        .chunk_by(|before, next| next.goes_with(before))
+        .collect()
+}
+
 /// A rejection, as a reason to die.
 pub(super) fn rejected() -> DeadReason {
     DeadReason::Rejected { status: 404 }
@@ -228,7 +235,8 @@ impl<F: StoreFactory> Rig<'_, F> {
             settles,
             "one result for each settle"
         );
-        assert!(advanced.leased.len() <= slots, "no more leases than slots");
+        let starts = requests(&advanced.leased);
+        assert!(starts.len() <= slots, "no more requests than slots");
         assert_eq!(
             advanced.totals,
             self.totals().await,

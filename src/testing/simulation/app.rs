@@ -103,6 +103,7 @@ impl Caller {
             told: Vec::new(),
             ids: Vec::new(),
             is_cancelled: false,
+            is_replaced: false,
             may_be_cancelled: false,
             may_be_requeued: false,
             may_be_discarded: false,
@@ -115,7 +116,7 @@ impl Caller {
     }
 
     async fn call(&mut self, nth: usize) {
-        let Some((request, delivery)) = self.request(nth) else {
+        let Some((request, delivery)) = request_of(&self.world, &self.vault, nth) else {
             return;
         };
         self.world.state().history.called(nth);
@@ -156,32 +157,37 @@ impl Caller {
             _ => Patience::Endless,
         }
     }
+}
 
-    fn request(&self, nth: usize) -> Option<(RequestBuilder, Option<Delivery>)> {
-        let call = self.world.state().history.calls.get(nth)?.clone();
-        let url = format!("{}/{nth}", ORIGINS[call.origin]);
-        let mut request = self.vault.request(call.method.clone(), url).body(call.body);
-        if call.lane != "default" {
-            request = request.lane(call.lane);
-        }
-        if let Some(principal) = call.principal {
-            request = request.principal(principal);
-        }
-        if let Some(key) = call.key {
-            request = request.idempotency_key(key);
-        }
-        if let Some(limit) = call.expires_in {
-            request = request.expires_in(limit);
-        }
-        if let Some(wait) = call.not_before {
-            let clock = WorldClock(self.world.clone());
-            request = request.not_before(clock.now().after(wait).into());
-        }
-        if let Some(coalesce) = call.coalesce {
-            request = request.coalesce(coalesce);
-        }
-        Some((request, call.delivery))
+/// The request of a call, as the app builds it.
+pub(super) fn request_of(
+    world: &Arc<World>,
+    vault: &SyncVault,
+    nth: usize,
+) -> Option<(RequestBuilder, Option<Delivery>)> {
+    let call = world.state().history.calls.get(nth)?.clone();
+    let url = format!("{}/{nth}", ORIGINS[call.origin]);
+    let mut request = vault.request(call.method.clone(), url).body(call.body);
+    if call.lane != "default" {
+        request = request.lane(call.lane);
     }
+    if let Some(principal) = call.principal {
+        request = request.principal(principal);
+    }
+    if let Some(key) = call.key {
+        request = request.idempotency_key(key);
+    }
+    if let Some(limit) = call.expires_in {
+        request = request.expires_in(limit);
+    }
+    if let Some(wait) = call.not_before {
+        let clock = WorldClock(world.clone());
+        request = request.not_before(clock.now().after(wait).into());
+    }
+    if let Some(coalesce) = call.coalesce {
+        request = request.coalesce(coalesce);
+    }
+    Some((request, call.delivery))
 }
 
 async fn tell(request: RequestBuilder, delivery: Option<Delivery>) -> Told {
@@ -191,7 +197,10 @@ async fn tell(request: RequestBuilder, delivery: Option<Delivery>) -> Told {
     };
     match sent {
         Ok(Outcome::Queued(ticket)) => Told::Queued(ticket.id()),
-        Ok(Outcome::Sent(response)) => {
+        Ok(answered) => {
+            let Some(response) = answered.response() else {
+                return Told::Refused(crate::error::ErrorKind::Unsupported);
+            };
             let told = Told::Sent {
                 status: response.status().as_u16(),
                 is_own: response.headers().contains_key(OWN),

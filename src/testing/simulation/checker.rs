@@ -134,7 +134,7 @@ fn is_same_lane(one: &Call, two: &Call) -> bool {
 }
 
 /// When the app was told that it stands in its lane; nothing when its place is not certain.
-fn queued_at(call: &Call) -> Option<u64> {
+pub(super) fn queued_at(call: &Call) -> Option<u64> {
     let is_certain = !call.may_be_requeued && !call.is_forgotten && call.ids.len() <= 1;
     let is_repeated = call.called.len() > 1;
     let is_returned = |(_, told): &(u64, Told)| matches!(told, Told::Sent { status, .. } if !(200..300).contains(status));
@@ -178,7 +178,7 @@ fn lost(nth: usize, call: &Call, effects: usize) -> Vec<Breach> {
             Some(State::Expired { .. }) if call.expires_in.is_none() => {
                 lose("is expired, and was to wait for ever".to_owned());
             }
-            Some(State::Superseded { .. }) if call.coalesce.is_none() => {
+            Some(State::Superseded { .. }) if call.coalesce.is_none() && !call.may_be_cancelled => {
                 lose("is superseded, and was to be sent".to_owned());
             }
             _ => {}
@@ -210,8 +210,10 @@ fn unexpected(nth: usize, call: &Call, attempts: &[&Attempt]) -> Option<Breach> 
         "was refused"
     } else if is_single && call.is_cancelled && has_left {
         "was cancelled"
-    } else if is_single && call.ends.values().any(is_superseded) && is_tried {
-        "was superseded before its first attempt"
+    } else if is_single && call.is_replaced && has_left {
+        "was replaced as one that was never sent"
+    } else if is_single && call.ends.values().any(is_superseded) && has_left {
+        "was superseded as one that was never sent"
     } else {
         return None;
     };

@@ -18,6 +18,8 @@ pub(super) enum Told {
     Queued(ActionId),
     /// An answer, and whether it is the server's own.
     Sent { status: u16, is_own: bool },
+    /// It was to take the place of another one, and that does not give way.
+    NotKept,
     /// An error.
     Refused(ErrorKind),
     /// The app dropped the future.
@@ -45,6 +47,8 @@ pub(super) struct Call {
     /// The actions that it was told to be.
     pub(super) ids: Vec<ActionId>,
     pub(super) is_cancelled: bool,
+    /// The app was told that another one stands in its place, and that no byte of it was sent.
+    pub(super) is_replaced: bool,
     pub(super) may_be_cancelled: bool,
     pub(super) may_be_requeued: bool,
     pub(super) may_be_discarded: bool,
@@ -126,6 +130,21 @@ impl History {
 
     pub(super) fn told(&mut self, nth: usize, told: Told) {
         let tick = self.tick();
+        self.told_at(nth, tick, told);
+    }
+
+    /// It stands where `old` stood, and as long.
+    pub(super) fn told_over(&mut self, nth: usize, old: usize, told: Told) {
+        let of_old = self.calls.get(old).map(|call| call.told.clone());
+        let is_queued = |(_, told): &&(u64, Told)| matches!(told, Told::Queued(_));
+        let since = of_old.iter().flatten().find(is_queued);
+        match since.map(|(tick, _)| *tick) {
+            Some(tick) => self.told_at(nth, tick, told),
+            None => self.told(nth, told),
+        }
+    }
+
+    fn told_at(&mut self, nth: usize, tick: u64, told: Told) {
         let Some(call) = self.calls.get_mut(nth) else {
             return;
         };
@@ -183,7 +202,7 @@ impl History {
             EventKind::DeadLettered { .. } => Known::Dead,
             EventKind::Cancelled => Known::Cancelled,
             EventKind::Expired => Known::Expired,
-            EventKind::Superseded => Known::Superseded,
+            EventKind::Superseded { .. } => Known::Superseded,
             EventKind::Returned { .. } | EventKind::Evicted => Known::Gone,
             EventKind::Salvaged { .. } => return None,
         };
@@ -212,7 +231,7 @@ impl Call {
         let is_refused = |(_, told): &(u64, Told)| {
             use ErrorKind::{Full, IdempotencyConflict, Storage, StorageFull};
             let kinds = [Full, IdempotencyConflict, Storage, StorageFull];
-            matches!(told, Told::Refused(kind) if kinds.contains(kind))
+            matches!(told, Told::Refused(kind) if kinds.contains(kind)) || *told == Told::NotKept
         };
         is_whole && self.is_ahead() && self.told.iter().all(is_refused)
     }

@@ -17,6 +17,7 @@ use super::world::{World, WorldClock};
 use super::{Disk, Tune};
 use crate::action::ActionId;
 use crate::decide::{Backoff, DeadLane, Observation, Observed, RetryPolicy, Verdict};
+use crate::event::EventKind;
 use crate::listing::Paging;
 use crate::parts::ConnectivityMode;
 use crate::testing::simulation::disk::WorldStore;
@@ -211,7 +212,11 @@ impl Living {
                     state.network.keep_waits_of(call);
                 }
                 drop(state);
-                let told = serde_json::to_string(&event.kind).unwrap_or_default();
+                let told = match &event.kind {
+                    // Ids are of this run alone.
+                    EventKind::Superseded { .. } => "superseded".to_owned(),
+                    kind => serde_json::to_string(kind).unwrap_or_default(),
+                };
                 world.note(format_args!("event of {call:?}: {told}"));
             }
         });
@@ -438,10 +443,11 @@ async fn watch_wakes(world: Arc<World>, vault: SyncVault) {
             false => LOOK,
         };
         seen = attempts;
-        let now = world.elapsed();
+        let (now, is_behind) = (world.elapsed(), world.is_clock_behind());
         let is_fair = {
             let state = world.state();
-            let is_calm = state.disk.pace_ms == 0 && !state.has_jumped && !state.is_crashed;
+            let has_jumped = state.has_jumped || is_behind;
+            let is_calm = state.disk.pace_ms == 0 && !has_jumped && !state.is_crashed;
             let is_well = state.disk.failed_at.is_none_or(|at| at + FAILURE_MAX < now);
             // What is on the wire holds a slot, also when its principal is forgotten meanwhile.
             is_calm && is_well && !state.history.is_on_wire(state.life)

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use super::app::request_of;
+use super::checker::queued_at;
 use super::disk::Fate;
-use super::history::Known;
+use super::history::{Call, Known, Told};
 use super::life::Living;
 use super::network::{Link, Portal};
 use super::plan::{ORIGINS, PRINCIPALS};
 use super::server::Reply;
 use super::trouble::Trouble;
 use crate::action::ActionId;
+use crate::dispatch::{Delivery, Replaced};
 use crate::listing::Paging;
 use crate::parts::ConnectivityMode;
 use crate::vault::Cancellation;
@@ -30,7 +33,7 @@ impl Living {
             10 => self.pause_or_resume().await,
             11 => self.change_connectivity(),
             12..=13 => self.drain_by_hand().await,
-            14 => self.cancel().await,
+            14 => self.cancel_or_replace().await,
             15 => self.requeue_or_discard().await,
             16 => self.switch_principal(),
             17 => self.clear_or_forget().await,
@@ -196,11 +199,47 @@ impl Living {
         (!ids.is_empty()).then(|| self.dice.pick(&ids))
     }
 
-    async fn cancel(&mut self) {
+    async fn cancel_or_replace(&mut self) {
         let Some((nth, id)) = self.some_action(Known::Pending) else {
             return;
         };
         self.mark(nth, |call| call.may_be_cancelled = true);
+        match nth % 2 {
+            0 => self.cancel(nth, id).await,
+            _ => self.replace(nth, id).await,
+        }
+    }
+
+    /// Another request in the place of one that was never sent.
+    async fn replace(&mut self, old: usize, id: ActionId) {
+        let new = {
+            let mut state = self.world.state();
+            let active = state.active;
+            let call = state.history.calls.get(old).map(successor);
+            // A request of somebody else replaces nothing.
+            let Some(call) = call.filter(|call| call.principal == active) else {
+                return;
+            };
+            state.history.add(call)
+        };
+        let Some((request, _)) = request_of(&self.world, &self.vault, new) else {
+            return;
+        };
+        let told = match self.vault.replace(id, request).await {
+            Ok(Replaced::Replaced(ticket)) => {
+                self.mark(old, |call| call.is_replaced = true);
+                Told::Queued(ticket.id())
+            }
+            Ok(_) => Told::NotKept,
+            Err(error) => Told::Refused(error.kind()),
+        };
+        self.world.state().history.told_over(new, old, told);
+        let is_kept = matches!(told, Told::Queued(_));
+        self.world
+            .note(format_args!("replace {old} by {new}: {is_kept}"));
+    }
+
+    async fn cancel(&mut self, nth: usize, id: ActionId) {
         let told = self.vault.cancel(id).await;
         if let Ok(Cancellation::Cancelled) = told {
             self.mark(nth, |call| call.is_cancelled = true);
@@ -298,5 +337,33 @@ impl Living {
         for call in &mut self.world.state().history.calls {
             call.is_forgotten |= call.principal == Some(principal);
         }
+    }
+}
+
+/// A request in the place of another one, and as old as that.
+fn successor(old: &Call) -> Call {
+    Call {
+        key: None,
+        method: http::Method::PUT,
+        body: "in its place".into(),
+        delivery: Some(Delivery::Queue),
+        expires_in: None,
+        not_before: None,
+        coalesce: None,
+        poison: None,
+        called: old.called.first().copied().into_iter().collect(),
+        told: Vec::new(),
+        ids: Vec::new(),
+        is_cancelled: false,
+        is_replaced: false,
+        may_be_cancelled: false,
+        // Where that stood may not be certain; then no order is checked against it.
+        may_be_requeued: queued_at(old).is_none(),
+        may_be_discarded: false,
+        is_forgotten: false,
+        statuses: Default::default(),
+        countable: 0,
+        ends: Default::default(),
+        ..old.clone()
     }
 }

@@ -63,6 +63,8 @@ struct Time {
     before: Duration,
     born: Option<Instant>,
     offset_ms: i64,
+    /// The latest that the wall clock ever showed when it was set.
+    latest: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +103,7 @@ impl World {
             before: Duration::ZERO,
             born: None,
             offset_ms: 0,
+            latest: START,
         };
         Self {
             state: Mutex::new(state),
@@ -148,10 +151,25 @@ impl World {
 
     /// Sets the wall clock; nothing else notices.
     pub(super) fn set_clock(&self, by_ms: i64) {
-        self.time().offset_ms += by_ms;
+        let before = self.wall_clock();
+        let mut time = self.time();
+        time.latest = time.latest.max(before);
+        time.offset_ms += by_ms;
+        drop(time);
         let mut state = self.state();
         (state.has_jumped, state.has_ever_jumped) = (true, true);
         state.network.forget_all_waits();
+    }
+
+    fn wall_clock(&self) -> Timestamp {
+        let offset = self.time().offset_ms;
+        let passed = START.after(self.elapsed()).as_millis();
+        Timestamp::from_millis(passed.saturating_add_signed(offset))
+    }
+
+    /// The wall clock shows a time that it has shown before: what was written then may lie ahead.
+    pub(super) fn is_clock_behind(&self) -> bool {
+        self.wall_clock() < self.time().latest
     }
 
     /// By how much the wall clock is wrong, in milliseconds.
@@ -231,8 +249,6 @@ pub(super) struct WorldClock(pub(super) std::sync::Arc<World>);
 
 impl Clock for WorldClock {
     fn now(&self) -> Timestamp {
-        let offset = self.0.time().offset_ms;
-        let passed = START.after(self.0.elapsed()).as_millis();
-        Timestamp::from_millis(passed.saturating_add_signed(offset))
+        self.0.wall_clock()
     }
 }

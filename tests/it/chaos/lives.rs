@@ -14,10 +14,10 @@ use syncvault::{
 };
 use tokio::task::JoinSet;
 
-use super::dice::Dice;
 use super::history::{Call, History, Told};
 use super::weather::Weather;
 use crate::chaos_server::noise;
+use crate::dice::Dice;
 
 /// The lanes of the app: the default one with two callers, two that are named, two that a rule derives from the path.
 pub(super) const CALLERS: [&str; 6] = ["default", "default", "a", "b", "derived-c", "derived-d"];
@@ -130,7 +130,7 @@ impl Caller {
         for nth in 0..requests {
             self.one(nth).await;
             if self.dice.percent(60) {
-                let pause = self.dice.below(8) as u64;
+                let pause = self.dice.below(8);
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
         }
@@ -169,7 +169,7 @@ impl Caller {
             let is_patient = self.dice.percent(85);
             let patience = match is_patient {
                 true => Duration::from_secs(60),
-                false => Duration::from_micros(self.dice.below(8000) as u64),
+                false => Duration::from_micros(self.dice.below(8000)),
             };
             let request = self.request(&call, has_key);
             match tokio::time::timeout(patience, tell(request, delivery)).await {
@@ -221,6 +221,7 @@ async fn tell(request: RequestBuilder, delivery: Option<Delivery>) -> Told {
     match request.send().await {
         Ok(Outcome::Queued(ticket)) => Told::Queued(ticket.id()),
         Ok(Outcome::Sent(response)) => Told::Sent(response.status().as_u16()),
+        Ok(other) => panic!("neither sent nor queued: {other:?}"),
         Err(error) => match error.kind() {
             ErrorKind::Unreachable | ErrorKind::WrongState | ErrorKind::Closed => Told::Refused,
             _ => panic!("the vault refuses: {error}"),

@@ -12,11 +12,11 @@ use syncvault::{ConnectivityMode, Event, SyncVault};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-use super::dice::Dice;
 use super::history::History;
 use super::lives::{self, CALLERS, Rest};
 use super::weather::{Sky, Weather};
 use crate::chaos_server::{Behaviour, ChaosServer};
+use crate::dice::Dice;
 
 /// How long a healed vault may take to drain.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -87,7 +87,7 @@ fn run_one(seed: u64, rest: Rest) -> Vec<String> {
             dice,
             seed,
         };
-        let lives = 2 + run.dice.below(2);
+        let lives = 2 + run.dice.place(2);
         for life in 0..lives {
             run.live(life).await;
         }
@@ -144,12 +144,12 @@ impl Run {
         let mut life = self.begin(nth).await;
         for _ in 0..8 + self.dice.below(8) {
             self.trouble(&life.vault).await;
-            let pause = Duration::from_millis(self.dice.below(8) as u64);
+            let pause = Duration::from_millis(self.dice.below(8));
             tokio::time::sleep(pause).await;
         }
         match self.dice.below(3) {
             0 => {
-                let deadline = Duration::from_millis(self.dice.below(60) as u64);
+                let deadline = Duration::from_millis(self.dice.below(60));
                 life.vault.shutdown(deadline).await.expect("shutdown");
             }
             1 => {
@@ -177,7 +177,7 @@ impl Run {
             0..4 => self.weather.change(dice),
             4 => {
                 self.server.down().await;
-                let away = Duration::from_millis(dice.below(12) as u64);
+                let away = Duration::from_millis(dice.below(12));
                 tokio::time::sleep(away).await;
                 self.server.up().await;
             }
@@ -195,7 +195,7 @@ impl Run {
             }
             8 => vault.notify_network_changed(),
             9 => {
-                let patience = Duration::from_millis(dice.below(30) as u64);
+                let patience = Duration::from_millis(dice.below(30));
                 let passes = async { tokio::join!(vault.process_queue(), vault.process_queue()) };
                 // Whether it ended or was dropped makes no difference.
                 drop(tokio::time::timeout(patience, passes).await);

@@ -5,9 +5,9 @@ use std::time::Duration;
 use syncvault::connectivity::AlwaysReachable;
 use syncvault::{Backoff, ConnectivityMode, Delivery, End, RetryPolicy, SyncVault, Ticket};
 
-use super::dice::Dice;
 use super::watched::{CountedTransport, WatchedStore};
 use crate::chaos_server::{Behaviour, ChaosServer};
+use crate::dice::Dice;
 use crate::story::{bare_builder, builder, enqueue, soon};
 
 /// Symptom: what was queued while an origin waited, and nothing else was queued, lay there for ever.
@@ -162,7 +162,7 @@ async fn what_comes_as_a_gate_opens_is_not_left_behind() {
         let read = vault.get("/read").delivery(Delivery::Never).lane("reads");
         assert!(soon(read.send()).await.expect("read").is_sent());
         // The gate is closed for up to a few milliseconds: come before, at and after its end.
-        tokio::time::sleep(Duration::from_micros(dice.below(4000) as u64)).await;
+        tokio::time::sleep(Duration::from_micros(dice.below(4000))).await;
         delivered(&enqueue(&vault, "a", &n.to_string()).await).await;
     }
 }

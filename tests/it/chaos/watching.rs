@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use syncvault::{Event, EventKind, Events};
 
-use super::dice::Dice;
 use super::watched::WatchedStore;
 use crate::chaos_server::{Behaviour, ChaosServer};
+use crate::dice::Dice;
 use crate::story::{bare_builder, enqueue, soon, vault};
 
 /// Symptom: an action that was delivered quickly showed `Queued` after `Started`, or even after its end, in `events()`.
@@ -69,7 +69,7 @@ async fn a_subscription_that_races_with_the_end_still_tells_it() {
             .map(|_| {
                 let (mut dice, ticket, vault) = (dice.split(), ticket.clone(), vault.clone());
                 tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_micros(dice.below(3000) as u64)).await;
+                    tokio::time::sleep(Duration::from_micros(dice.below(3000))).await;
                     let events = match dice.below(2) {
                         0 => ticket.events().await,
                         _ => vault.events_for_key(ticket.key()).await,

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::dice::Dice;
 use crate::chaos_server::{Behaviour, Break, ChaosServer, Received, noise};
+use crate::dice::Dice;
 
 /// One kind of weather.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Weather {
 
 impl Memory {
     fn under(&mut self, sky: Sky, path: String) -> Behaviour {
-        let cut = self.dice.below(120);
+        let cut = self.dice.place(120);
         let how = self.dice.pick(&[Break::Close, Break::Reset]);
         let is_bad = self.dice.percent(70);
         if !is_bad {

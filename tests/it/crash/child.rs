@@ -21,8 +21,9 @@ use syncvault::{
 };
 use tokio::process::Command;
 
-use super::dice::Dice;
+use super::fork;
 use super::history::{Holdings, Line, Place};
+use crate::dice::Dice;
 
 /// Where a child finds its job.
 const JOB: &str = "SYNCVAULT_TEST_CHILD";
@@ -248,7 +249,7 @@ async fn work(vault: &SyncVault, job: &Job) {
             cycle: job.cycle,
             bytes_max: job.bytes_max,
             files: job.dir.with_extension("files"),
-            dice: Dice::new(job.seed).fork(at),
+            dice: fork(job.seed, at),
         };
         producers.spawn(producer.run());
     }
@@ -300,7 +301,7 @@ impl Producer {
             say(&Line::Try(name.clone()));
             let line = match self.make(&place).await {
                 Outcome::Sent(_) if self.way == Way::OnFailure => Line::Answered(name),
-                Outcome::Sent(_) | Outcome::Queued(_) => Line::Kept(name),
+                _ => Line::Kept(name),
             };
             say(&line);
         }
@@ -313,7 +314,7 @@ impl Producer {
             _ => (0, 8),
         };
         let bits = low + self.dice.below(high - low + 1);
-        self.dice.size_below((1 << bits) + 1).min(self.bytes_max)
+        self.dice.place((1 << bits) + 1).min(self.bytes_max)
     }
 
     async fn make(&mut self, place: &Place) -> Outcome {

@@ -21,7 +21,7 @@ use syncvault::store::{Advance, Append, Appended, Lease, Leased, Retention, Sett
 use syncvault::store::{SledOptions, SledStore};
 use syncvault::{ActionId, DeadReason};
 
-use crate::crash::dice::Dice;
+use crate::dice::Dice;
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
@@ -155,11 +155,11 @@ async fn add(store: &dyn Store, originals: &mut Originals, dice: &mut Dice, numb
     let lane = Lane::new(format!("lane-{}", dice.below(LANES))).expect("lane");
     let origin = Origin::from_stored("https://a.example:443");
     let id = ActionId::new();
-    let content = format!("content of {id}, {}", "x".repeat(dice.size_below(300)));
+    let content = format!("content of {id}, {}", "x".repeat(dice.place(300)));
     let mut record = Record::new(id, lane, origin, content.into(), NOW);
     record.fingerprint = id.to_string();
     record.key = number.is_multiple_of(3).then(|| format!("key of {id}"));
-    let size = SIZES[dice.size_below(SIZES.len())];
+    let size = SIZES[dice.place(SIZES.len())];
     let mut body = vec![0; size];
     body.fill_with(|| dice.next().to_le_bytes()[0]);
     let body = Bytes::from(body);

@@ -17,19 +17,58 @@ async fn a_full_disk_refuses_and_drains_and_opens() {
     let Some(mounts) = from_script("MOUNTS") else {
         return;
     };
-    report("store   acked  refused  drained-full  reopened-full  again  lost  findings");
+    report(
+        "store               acked  refused  drained-full  reopened-full  again  lost  findings",
+    );
     let mut findings = Vec::new();
     // fjall makes its journals 64 MiB long ahead, and keeps no ballast.
-    for kind in [Kind::Sled, Kind::Sqlite] {
-        let name = format!("{kind:?}").to_lowercase();
-        let mut disk = Disk::new(kind, mounts.join(&name)).await;
-        findings.extend(disk.story(&name).await);
+    for story in &STORIES {
+        let mount = mounts.join(format!("{:?}", story.kind).to_lowercase());
+        for is_sealed in [false, true] {
+            resize(&mount, story.disk[0]);
+            let mut disk = Disk::new(story, is_sealed, mount.clone()).await;
+            findings.extend(disk.run().await);
+            std::fs::remove_dir_all(mount.join("vault")).expect("the vault goes");
+        }
     }
     assert!(findings.is_empty(), "{findings:#?}");
 }
 
-struct Disk {
+/// A store, bodies, and how large the disk is: at first, before it is filled again, and in the end.
+struct Story {
     kind: Kind,
+    name: &'static str,
+    bodies: [usize; 4],
+    disk: [&'static str; 3],
+}
+
+const STORIES: [Story; 3] = [
+    Story {
+        kind: Kind::Sqlite,
+        name: "sqlite",
+        bodies: [40, 700, 3000, 20_000],
+        // What was drained is room.
+        disk: ["3m", "3m", "3m"],
+    },
+    Story {
+        kind: Kind::Sqlite,
+        name: "sqlite-small",
+        // Next to nothing becomes free when they end, and what is kept of them takes room.
+        bodies: [0, 1, 40, 40],
+        disk: ["3m", "6m", "12m"],
+    },
+    Story {
+        kind: Kind::Sled,
+        name: "sled",
+        bodies: [40, 700, 3000, 20_000],
+        // sled uses room again, and does not give it back.
+        disk: ["96m", "96m", "128m"],
+    },
+];
+
+struct Disk {
+    story: &'static Story,
+    is_sealed: bool,
     mount: PathBuf,
     server: ChaosServer,
     history: History,
@@ -37,11 +76,12 @@ struct Disk {
 }
 
 impl Disk {
-    async fn new(kind: Kind, mount: PathBuf) -> Self {
+    async fn new(story: &'static Story, is_sealed: bool, mount: PathBuf) -> Self {
         let server = ChaosServer::start().await;
         server.keep_digests();
         Self {
-            kind,
+            story,
+            is_sealed,
             mount,
             server,
             history: History::default(),
@@ -51,11 +91,14 @@ impl Disk {
 
     async fn open(&self) -> SyncVault {
         let (dir, url) = (self.mount.join("vault"), self.server.url());
-        let opened = vault(self.kind, &dir, &url, Draining::OnRequest).await;
+        let opened = match self.is_sealed {
+            true => sealed(self.story.kind, &dir, &url, Draining::OnRequest).await,
+            false => vault(self.story.kind, &dir, &url, Draining::OnRequest).await,
+        };
         opened.expect("it opens")
     }
 
-    async fn story(&mut self, name: &str) -> Vec<String> {
+    async fn run(&mut self) -> Vec<String> {
         let vault = self.open().await;
         let refused = self.until_refused(&vault).await;
         fill(&self.mount);
@@ -65,6 +108,7 @@ impl Disk {
         assert_eq!(vault.pending_count().await.expect("a count"), 0);
 
         empty(&self.mount);
+        resize(&self.mount, self.story.disk[1]);
         self.until_refused(&vault).await;
         vault
             .shutdown(Duration::from_secs(5))
@@ -76,6 +120,7 @@ impl Disk {
         assert_eq!(vault.pending_count().await.expect("a count"), 0);
 
         empty(&self.mount);
+        resize(&self.mount, self.story.disk[2]);
         let before = self.history.acked.len();
         for _ in 0..20 {
             self.make(&vault).await.expect("there is room again");
@@ -93,8 +138,10 @@ impl Disk {
         );
         let lost = self.history.acked.difference(&witness.done).count();
         let findings = self.history.judge(&witness);
+        let seal = if self.is_sealed { "-sealed" } else { "" };
+        let name = format!("{}{seal}", self.story.name);
         report(&format!(
-            "{name:<7} {acked:>5} {refused:>8} {drained:>13} {reopened:>14} {again:>6} {lost:>5} {:>9}",
+            "{name:<19} {acked:>5} {refused:>8} {drained:>13} {reopened:>14} {again:>6} {lost:>5} {:>9}",
             findings.len()
         ));
         findings
@@ -102,7 +149,7 @@ impl Disk {
 
     async fn make(&mut self, vault: &SyncVault) -> Result<()> {
         self.made += 1;
-        let bytes = [40, 700, 3000, 20_000][self.made as usize % 4];
+        let bytes = self.story.bodies[self.made as usize % 4];
         let place = place(self.made % 3, 1, self.made, bytes);
         let name = place.to_string();
         self.history.hear(&Line::Try(name.clone()));
@@ -158,6 +205,12 @@ fn fill(mount: &Path) {
 fn rand_name() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
+}
+
+fn resize(mount: &Path, size: &str) {
+    let mut command = std::process::Command::new("mount");
+    command.args(["-o", &format!("remount,size={size}")]);
+    assert!(command.arg(mount).status().expect("mount").success());
 }
 
 fn empty(mount: &Path) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::super::append::settled_at;
+use super::super::coalesce::is_waiting;
 use super::super::keys::{self, Place, Ready};
 use super::super::lanes::LaneRow;
 use super::super::queue::parse;
@@ -50,11 +51,14 @@ impl<E: Engine> Examined<'_, E> {
             })
         })?;
         self.over(&[keys::DEAD], Self::dead)?;
-        for (prefix, index) in [(b"k", "keys"), (b"c", "coalescing keys")] {
-            self.over(prefix, |this, _, value| {
-                this.must_be(keys::id_at(value, 0)?, index, |_| true)
-            })?;
-        }
+        self.over(b"k", |this, _, value| {
+            this.must_be(keys::id_at(value, 0)?, "keys", |_| true)
+        })?;
+        self.over(b"c", |this, _, value| {
+            this.must_be(keys::id_at(value, 0)?, "coalescing keys", |record| {
+                is_waiting(record)
+            })
+        })?;
         self.over(b"p", |this, key, _| {
             let id = keys::id_at(key, 1)?;
             if matches!(this.newest(id)?, Kept::Nothing) {
@@ -241,6 +245,7 @@ impl<E: Engine> Examined<'_, E> {
             let body = match kind {
                 FileKind::Body => self.txn.get(&keys::birth(id))?.and_then(behind_record),
                 FileKind::Answer => self.txn.get(&keys::answer(id))?,
+                FileKind::Cached => self.txn.get(&keys::cached_body(id))?,
             };
             let names = body.map_or_else(Vec::new, |bytes| names_in(&bytes, id));
             if !names.contains(&name) {
@@ -261,6 +266,7 @@ fn names_in(bytes: &Bytes, id: ActionId) -> Vec<String> {
     let kinds = [
         crate::action::FrameKind::Body,
         crate::action::FrameKind::Answer,
+        crate::action::FrameKind::CachedBody,
     ];
     let found = kinds
         .into_iter()

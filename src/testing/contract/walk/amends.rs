@@ -71,6 +71,7 @@ impl<F: StoreFactory> Walk<'_, F> {
                 let kept = self.model.get_mut(id);
                 kept.record.seq = seq;
                 kept.record.wire = records[0].wire;
+                self.model.wait(id);
                 self.same_record(id, &records[0]);
             }
             (Amended::NotNow(record), Some(false)) => self.same_record(id, &record),

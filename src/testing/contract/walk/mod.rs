@@ -3,6 +3,7 @@
 
 mod amends;
 mod model;
+mod over;
 mod verbs;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

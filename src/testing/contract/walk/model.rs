@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::action::{ActionId, Counts, Lane, Ledger, Record, State, WireState};
 use crate::clock::Timestamp;
 use crate::decide::{Counted, DeadLane, Gate, GateKey, Settlement};
-use crate::store::{Append, Direct, Lease, Settle, Totals};
+use crate::store::{Append, Direct, Lease, Settle, Then, Totals};
 
 /// One action.
 #[derive(Clone, Debug)]
@@ -38,8 +38,17 @@ pub(super) struct Model {
 pub(super) enum Want {
     Queued { superseded: Option<ActionId> },
     Leased { superseded: Option<ActionId> },
+    Cancelled { waiting: ActionId },
+    NotOver(Option<ActionId>),
     Known(ActionId),
     Conflict(ActionId),
+}
+
+/// Whose place a new action gets.
+pub(super) enum Claim {
+    Free,
+    Takes(ActionId, Then),
+    Refused(Option<ActionId>),
 }
 
 impl Kept {
@@ -192,7 +201,12 @@ impl Model {
                 Want::Conflict(id)
             };
         }
-        let superseded = self.supersede(new, append.now);
+        let (superseded, place) = match self.claim(append) {
+            Claim::Free => (None, None),
+            Claim::Takes(old, Then::CancelBoth) => return self.cancel_both(old, append),
+            Claim::Takes(old, then) => (Some(old), self.supersede(old, then, append)),
+            Claim::Refused(found) => return Want::NotOver(found),
+        };
         let pending = self.lane(&new.lane);
         let only_direct = pending
             .iter()
@@ -205,31 +219,20 @@ impl Model {
         };
         let open = self.gates_open(new, &Lease::default()) <= append.now;
         let leased = free && open && self.blockers(&new.lane).is_empty();
-        self.add(append);
+        self.add(append, place);
         if leased {
             self.lease(new.id);
             self.get_mut(new.id).is_direct = true;
             return Want::Leased { superseded };
         }
+        self.wait(new.id);
         Want::Queued { superseded }
     }
 
-    fn supersede(&mut self, new: &Record, at: Timestamp) -> Option<ActionId> {
-        new.coalesce.as_ref()?;
-        let old = self.kept.iter_mut().find(|kept| {
-            let same = kept.record.coalesce == new.coalesce && kept.record.lane == new.lane;
-            same && kept.is_queued() && kept.record.attempts == 0
-        })?;
-        old.end(State::Superseded { at });
-        self.ledger.superseded += 1;
-        self.ledger.pending -= 1;
-        Some(old.record.id)
-    }
-
-    fn add(&mut self, append: &Append) {
+    pub(super) fn add(&mut self, append: &Append, place: Option<u64>) {
         self.ledger.enqueued += 1;
         self.ledger.pending += 1;
-        let place = self.place();
+        let place = place.unwrap_or_else(|| self.place());
         self.kept.push(Kept {
             record: append.record.clone(),
             body: super::super::rig::bytes_of(&append.body),
@@ -283,6 +286,7 @@ impl Model {
             Settlement::Retry { due, counts, .. } => {
                 kept.record.attempts_counted += u32::from(counts == Counted::Yes);
                 kept.record.state = State::Queued { due };
+                self.wait(settle.id);
             }
             Settlement::Dead { reason, lane } => {
                 kept.blocks = lane == DeadLane::Block;

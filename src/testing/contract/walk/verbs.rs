@@ -60,7 +60,11 @@ impl<F: StoreFactory> Walk<'_, F> {
 
     pub(super) async fn append(&mut self) {
         let count = self.rng.random_range(1..=3);
-        let drafts: Vec<_> = (0..count).map(|_| self.draft()).collect();
+        let mut drafts = Vec::new();
+        for _ in 0..count {
+            let draft = self.draft();
+            drafts.push(self.over(draft).await);
+        }
         let appended = self.rig.append_all(drafts.clone()).await;
         for (draft, got) in drafts.into_iter().zip(appended) {
             let id = draft.id();
@@ -76,6 +80,11 @@ impl<F: StoreFactory> Walk<'_, F> {
                 }
                 Appended::Known { record } => (Want::Known(record.id), None),
                 Appended::Conflict { id } => (Want::Conflict(id), None),
+                Appended::Cancelled { record, waiting } => {
+                    let waiting = waiting.expect("the other one is told").id;
+                    (Want::Cancelled { waiting }, Some(record))
+                }
+                Appended::NotOver { found } => (Want::NotOver(found.map(|record| record.id)), None),
                 Appended::Full { limit } => panic!("nothing is full here: {limit}"),
             };
             assert_eq!(got, want);

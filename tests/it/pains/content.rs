@@ -1,0 +1,127 @@
+//! Pains 15, 16, 17 and 18: files, temporary ids, what is taken back or changed, and what can be seen.
+
+use std::time::Duration;
+
+use syncvault::clock::Clock;
+use syncvault::testing::Reply;
+
+use super::naive::Habit;
+use super::world::{HOUR, MINUTE, Order, SEEDS, Wrongs, pain, pass};
+
+/// Symptom: the second attempt of an upload is empty, or has other bytes, because the file changed meanwhile.
+#[test]
+fn pain_15_a_file_arrives_as_it_was_at_each_attempt() {
+    let naive: [&[Habit]; 2] = [&[Habit::KeepsPath], &[Habit::StreamsOnce]];
+    pain(SEEDS, &naive, async |world| {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("film");
+        let letters: String = (0..1000 + world.dice.place(20_000))
+            .map(|_| world.dice.pick(&['a', 'b', 'c']))
+            .collect();
+        std::fs::write(&path, &letters).expect("write");
+        let mut failures = vec![
+            Reply::status(500),
+            Reply::lost(),
+            Reply::unreachable(),
+            Reply::status(503),
+        ];
+        failures.rotate_left(world.dice.place(4));
+        failures.truncate(1 + world.dice.place(3));
+        world.serve(move |_, _| failures.pop().unwrap_or_default());
+        let client = world.opened().await;
+        let mut order = Order::new("film");
+        order.file = Some(path.clone());
+        client.post_all(&[order]).await;
+        match world.dice.below(3) {
+            0 => std::fs::write(&path, "cut").expect("write"),
+            1 => std::fs::write(&path, letters.replace('a', "z")).expect("write"),
+            _ => std::fs::remove_file(&path).expect("remove"),
+        }
+        pass(HOUR).await;
+        let mut wrongs = Wrongs::default();
+        for (nth, seen) in world.server.attempts().iter().enumerate() {
+            wrongs.unless(
+                seen.body == letters,
+                format!(
+                    "attempt {nth} has {} bytes of {}",
+                    seen.body.len(),
+                    letters.len()
+                ),
+            );
+        }
+        wrongs.same(world.effects("film"), 1, "the film");
+        wrongs
+    });
+}
+
+/// Symptom: "cancelled", says the app, and the server has it.
+#[test]
+fn pain_17_cancelled_means_never_sent() {
+    pain(SEEDS, &[&[]], async |world| {
+        let mut dice = world.dice.split();
+        world.serve(move |_, _| {
+            Reply::default()
+                .arrives_after(dice.millis(100, 1000))
+                .answers_after(dice.millis(100, 1000))
+        });
+        let client = world.opened().await;
+        let orders: Vec<Order> = (0..5)
+            .map(|n| Order::new(n.to_string()).lane(["a", "b"][n % 2]))
+            .collect();
+        client.post_all(&orders).await;
+        pass(world.dice.millis(1, 90)).await;
+        // The first is on the wire.
+        let mut cancelled = vec![(0, client.cancel("0").await)];
+        for nth in 1..5 {
+            pass(world.dice.millis(0, 1500)).await;
+            cancelled.push((nth, client.cancel(&nth.to_string()).await));
+        }
+        pass(HOUR).await;
+        let mut wrongs = Wrongs::default();
+        let arrivals = world.arrivals();
+        for (nth, is_cancelled) in cancelled {
+            let name = nth.to_string();
+            let seen = arrivals.iter().filter(|one| one.name == name).count();
+            match is_cancelled {
+                true => wrongs.same(seen, 0, "attempts of what is cancelled"),
+                false => wrongs.same(world.effects(&name), 1, "what is not"),
+            }
+        }
+        wrongs
+    });
+}
+
+/// Symptom: something is pending, and nobody can say why, or until when.
+#[test]
+fn pain_18_it_can_be_seen_why_something_waits() {
+    pain(SEEDS, &[&[]], async |world| {
+        let reply = world.dice.pick(&[
+            Reply::unreachable(),
+            Reply::status(500),
+            Reply::status(503),
+            Reply::status(429).header("retry-after", "100"),
+        ]);
+        world.serve(move |_, _| reply.clone());
+        let client = world.opened().await;
+        let orders = ["head", "behind"].map(|name| Order::new(name).lane("a"));
+        client.post_all(&orders).await;
+        pass(world.dice.millis(1, 60_000)).await;
+        let mut wrongs = Wrongs::default();
+        let (head, behind) = (client.why("head").await, client.why("behind").await);
+        let first = behind.and_then(|why| why.behind);
+        wrongs.same(first.as_deref(), Some("head"), "who goes first");
+        let (asked, next) = (world.clock.now(), head.as_ref().and_then(|why| why.next));
+        wrongs.unless(next.is_some(), format!("no time is told: {head:?}"));
+        let before = world.arrivals().len();
+        pass(20 * MINUTE).await;
+        let told = next.unwrap_or_default();
+        let arrivals = world.arrivals();
+        let came = arrivals.get(before).map(|next| next.at);
+        let late = came.map_or(Duration::MAX, |came| came.since(told));
+        wrongs.unless(
+            came.is_some_and(|came| came >= told) && late < MINUTE,
+            format!("asked at {asked:?}: {head:?}, and the next attempt was at {came:?}"),
+        );
+        wrongs
+    });
+}
