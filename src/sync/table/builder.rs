@@ -13,7 +13,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::clerk::Clerk;
+use super::clerk::{Clerk, Sweep};
 use super::core::{Core, Desk, Tally};
 use super::engine::{Shared, SyncEngine, features, forward};
 use super::event::TableHub;
@@ -222,6 +222,8 @@ impl SyncEngineBuilder {
             is_repaired,
             due: BTreeSet::new(),
             busy: BTreeSet::new(),
+            // The repair after a crash.
+            sweep: Sweep::Due,
         };
         let mut tasks = vec![
             tokio::spawn(clerk.run()),
@@ -371,7 +373,9 @@ impl Core {
 }
 
 /// Without a flicker: a network that comes back again and again starts a sync each [`STEADY`], not each time.
-fn steady(changes: impl Stream<Item = Connection> + Send + 'static) -> impl Stream<Item = Connection> + Send + 'static {
+fn steady(
+    changes: impl Stream<Item = Connection> + Send + 'static,
+) -> impl Stream<Item = Connection> + Send + 'static {
     let start = (Box::pin(changes), None::<Instant>);
     stream::unfold(start, |(mut changes, last_online)| async move {
         let now = changes.next().await?;

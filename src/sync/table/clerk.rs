@@ -31,36 +31,79 @@ pub(super) struct Clerk {
     pub(super) is_repaired: watch::Sender<bool>,
     pub(super) due: BTreeSet<RecordKey>,
     pub(super) busy: BTreeSet<RecordKey>,
+    pub(super) sweep: Sweep,
 }
 
-/// What a task of the clerk ended with: the record, how often it failed in a row, and whether it did now.
-type Looked = (RecordKey, u32, bool);
+/// Whether all unsynced records are looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sweep {
+    No,
+    /// As soon as there is nothing under way.
+    Due,
+    Running,
+    /// And once more after it.
+    RunningAndDue,
+}
+
+/// What a task of the clerk ended with.
+enum Looked {
+    /// The record was looked after.
+    Well(RecordKey),
+    /// It could not be, so often in a row.
+    Failed(RecordKey, u32),
+    Swept,
+}
+
+type Looks = FuturesUnordered<BoxFuture<'static, Looked>>;
 
 impl Clerk {
+    /// Nothing but events is waited for here: a task that is not polled may hold the turn at a record.
     pub(super) async fn run(mut self) {
-        let mut looks: FuturesUnordered<BoxFuture<'static, Looked>> = FuturesUnordered::new();
-        if let Err(error) = self.core.sweep_all().await {
-            tracing::error!(%error, "the repair of unsynced records failed: it is made again with the next sync");
-        }
-        self.is_repaired.send_replace(true);
+        let mut looks = Looks::new();
         loop {
-            while self.busy.len() < AT_ONCE
-                && let Some(key) = self.next_due()
-            {
-                looks.push(look(self.core.clone(), key, 0));
-            }
+            self.begin(&looks);
             tokio::select! {
                 event = self.events.next() => match event {
-                    Some(event) => self.hear(&event).await,
+                    Some(event) => self.hear(&event),
                     None => return,
                 },
-                () = self.core.sweep.notified() => self.sweep().await,
-                Some((key, failures, has_failed)) = looks.next(), if !looks.is_empty() => match has_failed {
-                    true => looks.push(look(self.core.clone(), key, failures)),
-                    false => drop(self.busy.remove(&key)),
-                },
+                () = self.core.sweep.notified() => self.want_sweep(),
+                Some(looked) = looks.next(), if !looks.is_empty() => self.end(looked, &looks),
             }
         }
+    }
+
+    fn begin(&mut self, looks: &Looks) {
+        if self.sweep == Sweep::Due {
+            self.sweep = Sweep::Running;
+            looks.push(sweep(self.core.clone()));
+        }
+        while self.busy.len() < AT_ONCE
+            && let Some(key) = self.next_due()
+        {
+            looks.push(look(self.core.clone(), key, 0));
+        }
+    }
+
+    fn end(&mut self, looked: Looked, looks: &Looks) {
+        match looked {
+            Looked::Well(key) => drop(self.busy.remove(&key)),
+            Looked::Failed(key, failures) => looks.push(look(self.core.clone(), key, failures)),
+            Looked::Swept => {
+                self.is_repaired.send_replace(true);
+                self.sweep = match self.sweep {
+                    Sweep::RunningAndDue => Sweep::Due,
+                    _ => Sweep::No,
+                };
+            }
+        }
+    }
+
+    fn want_sweep(&mut self) {
+        self.sweep = match self.sweep {
+            Sweep::No | Sweep::Due => Sweep::Due,
+            Sweep::Running | Sweep::RunningAndDue => Sweep::RunningAndDue,
+        };
     }
 
     fn next_due(&mut self) -> Option<RecordKey> {
@@ -74,9 +117,9 @@ impl Clerk {
         Some(key)
     }
 
-    async fn hear(&mut self, event: &Event) {
+    fn hear(&mut self, event: &Event) {
         if event.missed_before > 0 {
-            self.sweep().await;
+            self.want_sweep();
         }
         let Some(key) =
             record_of(event.lane.as_str()).filter(|key| self.core.desk(&key.table).is_ok())
@@ -101,12 +144,15 @@ impl Clerk {
             _ => {}
         }
     }
+}
 
-    async fn sweep(&mut self) {
-        if let Err(error) = self.core.sweep_all().await {
+fn sweep(core: Arc<Core>) -> BoxFuture<'static, Looked> {
+    Box::pin(async move {
+        if let Err(error) = core.sweep_all().await {
             tracing::warn!(%error, "unsynced records cannot be looked after now");
         }
-    }
+        Looked::Swept
+    })
 }
 
 /// Looks after one record; after a failure it waits first.
@@ -119,13 +165,16 @@ fn look(core: Arc<Core>, key: RecordKey, failures: u32) -> BoxFuture<'static, Lo
             tokio::time::sleep(wait).await;
         }
         let Ok(desk) = core.desk(&key.table) else {
-            return (key, 0, false);
+            return Looked::Well(key);
         };
         match core.settle(&desk, &key).await {
-            Ok(_) => (key, 0, false),
+            Ok(()) => Looked::Well(key),
             Err(error) => {
                 tracing::warn!(record = %key, %error, "what became of a change cannot be seen now");
-                (key, failures.saturating_add(1), core.check_open().is_ok())
+                match core.check_open() {
+                    Ok(()) => Looked::Failed(key, failures.saturating_add(1)),
+                    Err(_) => Looked::Well(key),
+                }
             }
         }
     })

@@ -24,7 +24,12 @@ impl TableRemote {
     }
 
     async fn get(&self, path: String, lane: String) -> Result<(u16, Value), RemoteError> {
-        let request = self.0.get(&path).header("cache-control", "no-store").lane(lane).delivery(Delivery::Never);
+        let request = self
+            .0
+            .get(&path)
+            .header("cache-control", "no-store")
+            .lane(lane)
+            .delivery(Delivery::Never);
         let Outcome::Sent(response) = request.send().await? else {
             return Err(RemoteError::new(
                 RemoteErrorKind::Retry { after: None },

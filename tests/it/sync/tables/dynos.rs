@@ -408,8 +408,8 @@ async fn dynos_16_one_unreadable_entry_does_not_stop_the_others() {
     device
         .local
         .damage(&syncvault::sync::RecordKey::new("notes", "2"));
-    town.server.heal();
     let device = device.restart().await;
+    town.server.heal();
     device.engine.drain().await.expect("drain");
     tokio::time::sleep(LONG).await;
     device.sync().await;

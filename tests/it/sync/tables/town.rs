@@ -7,8 +7,8 @@ use syncvault::SyncVault;
 use syncvault::connectivity::AlwaysReachable;
 use syncvault::store::MemoryStore;
 use syncvault::sync::{
-    ConflictStrategy, LocalRecord, MemoryLocal, Row, SyncEngine, SyncEngineBuilder, Table,
-    TableEvent, TableEventKind, TableEvents,
+    ConflictStrategy, MemoryLocal, Row, SyncEngine, SyncEngineBuilder, Table, TableEvent,
+    TableEventKind, TableEvents,
 };
 use syncvault::testing::{Asked, Fate, TableRemote, TableServer, TestClock};
 
@@ -34,7 +34,6 @@ pub(super) struct Device {
 
 impl Town {
     pub(super) fn new() -> Self {
-        if std::env::var_os("TRACE").is_some() { tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new("debug")).try_init().ok(); }
         let clock = TestClock::new();
         Self {
             server: TableServer::new(clock.clone()),
@@ -153,14 +152,6 @@ impl Device {
             .await
             .expect("get")
             .map(Value::Object)
-    }
-
-    pub(super) async fn record(&self, id: &str) -> LocalRecord {
-        self.engine
-            .record("notes", id)
-            .await
-            .expect("record")
-            .expect("a record")
     }
 
     pub(super) async fn is_unsynced(&self, id: &str) -> bool {
