@@ -324,8 +324,7 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// How long keys and answers of settled actions are remembered. Default: 24 hours. On a full disk a `SqliteStore` may forget
-    /// them sooner.
+    /// How long keys and answers of settled actions are remembered, unless the disk is full. Default: 24 hours.
     pub fn key_retention(mut self, age: Duration) -> Self {
         self.retention.age = age;
         self

@@ -142,12 +142,8 @@ pub trait Engine: fmt::Debug {
         Ok(())
     }
 
-    /// Is next to nothing left of the room that was kept for a full disk? Then settled actions are forgotten before their
-    /// time, so that those that are pending still go out.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Storage`] when it cannot be told.
+    /// Is next to nothing left of the room for a full disk? Then settled actions are forgotten before their time. It fails
+    /// when that cannot be told.
     fn is_tight(&self) -> Result<bool> {
         Ok(false)
     }
