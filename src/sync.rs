@@ -45,8 +45,6 @@ pub use orchestrator::{
     FeatureStatus, FeatureStatuses, InitialState, InitialSync, Phase, Step, StepError, SyncEvent,
     SyncEventKind, SyncEvents, SyncOrchestrator, SyncOrchestratorBuilder, SyncReport, Tally,
 };
-#[cfg(feature = "sqlite")]
-pub use table::QueuedInTransaction;
 pub use table::{
     Change, ConflictStrategy, DamagedRow, Decision, LocalFuture, LocalRecord, LocalStep,
     LocalStore, MemoryLocal, Operation, Outgoing, OutgoingState, PendingDelete, PullRequest,
@@ -54,3 +52,5 @@ pub use table::{
     RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow, RemoteStore, Resolver, Row,
     TableConflict, TableSpec, TableState, Touched, Unsynced, Version,
 };
+#[cfg(feature = "sqlite")]
+pub use table::{QueuedInTransaction, SqliteLocal, SqliteTable};

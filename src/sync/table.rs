@@ -10,6 +10,8 @@ mod local;
 mod memory;
 mod record;
 mod remote;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod version;
 
 #[cfg(feature = "sqlite")]
@@ -27,4 +29,6 @@ pub use remote::{
     DamagedRow, PullRequest, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow,
     RemoteStore,
 };
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteLocal, SqliteTable};
 pub use version::Version;
