@@ -46,11 +46,12 @@ pub use orchestrator::{
     SyncEventKind, SyncEvents, SyncOrchestrator, SyncOrchestratorBuilder, SyncReport, Tally,
 };
 pub use table::{
-    Change, ConflictStrategy, DamagedRow, Decision, LocalFuture, LocalRecord, LocalStep,
-    LocalStore, MemoryLocal, Operation, Outgoing, OutgoingState, PendingDelete, PullRequest,
-    PushRequest, Pushed, Quarantined, QueueRequest, RecordKey, RecordMeta, RecordPage, RecordWrite,
-    RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow, RemoteStore, Resolver, Row,
-    TableConflict, TableSpec, TableState, Touched, Unsynced, Version,
+    Change, ChangedBy, Collection, ConflictStrategy, DamagedRow, Decision, Drained, LocalFuture,
+    LocalRecord, LocalStep, LocalStore, Logout, MemoryLocal, Operation, Outgoing, OutgoingState,
+    PendingDelete, PullRequest, PushRequest, Pushed, Quarantined, QueueRequest, RecordKey,
+    RecordMeta, RecordPage, RecordWrite, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage,
+    RemoteRow, RemoteStore, Resolver, Row, SyncEngine, SyncEngineBuilder, Table, TableConflict,
+    TableEvent, TableEventKind, TableEvents, TableSpec, TableState, Touched, Unsynced, Version,
 };
 #[cfg(feature = "sqlite")]
 pub use table::{QueuedInTransaction, SqliteLocal, SqliteTable};
