@@ -48,9 +48,10 @@ pub use orchestrator::{
 #[cfg(feature = "sqlite")]
 pub use table::QueuedInTransaction;
 pub use table::{
-    Change, ConflictStrategy, DamagedRow, Decision, LocalFuture, LocalRecord, LocalStep,
-    LocalStore, MemoryLocal, Operation, Outgoing, OutgoingState, PendingDelete, PullRequest,
-    PushRequest, Pushed, Quarantined, QueueRequest, RecordKey, RecordMeta, RecordPage, RecordWrite,
-    RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow, RemoteStore, Resolver, Row,
-    TableConflict, TableSpec, TableState, Touched, Unsynced, Version,
+    BatchChange, BatchResult, Change, ConflictStrategy, DamagedRow, Decision, LocalFuture,
+    LocalRecord, LocalStep, LocalStore, MemoryLocal, Operation, Outgoing, OutgoingState,
+    PendingDelete, PullRequest, PushRequest, Pushed, Quarantined, QueueRequest, RecordKey,
+    RecordMeta, RecordPage, RecordWrite, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage,
+    RemoteRow, RemoteStore, Resolver, RestRemote, Row, TableConflict, TableSpec, TableState,
+    Touched, Unsynced, Version,
 };

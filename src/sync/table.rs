@@ -6,11 +6,14 @@
 
 mod change;
 mod conflict;
+mod instant;
 mod local;
 mod memory;
 mod record;
 mod remote;
+mod rest;
 mod version;
+mod wire;
 
 #[cfg(feature = "sqlite")]
 pub use local::QueuedInTransaction;
@@ -27,4 +30,5 @@ pub use remote::{
     DamagedRow, PullRequest, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow,
     RemoteStore,
 };
+pub use rest::{BatchChange, BatchResult, RestRemote};
 pub use version::Version;
