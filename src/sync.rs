@@ -48,10 +48,10 @@ pub use orchestrator::{
 #[cfg(feature = "sqlite")]
 pub use table::QueuedInTransaction;
 pub use table::{
-    BatchChange, BatchResult, Change, ConflictStrategy, DamagedRow, Decision, LocalFuture,
-    LocalRecord, LocalStep, LocalStore, MemoryLocal, Operation, Outgoing, OutgoingState,
-    PendingDelete, PullRequest, PushRequest, Pushed, Quarantined, QueueRequest, RecordKey,
-    RecordMeta, RecordPage, RecordWrite, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage,
-    RemoteRow, RemoteStore, Resolver, RestRemote, Row, TableConflict, TableSpec, TableState,
-    Touched, Unsynced, Version,
+    BatchChange, BatchResult, Change, ConflictStrategy, DamagedRow, Decision, Deletions,
+    LocalFuture, LocalRecord, LocalStep, LocalStore, MemoryLocal, Operation, Outgoing,
+    OutgoingState, PendingDelete, PostgrestRemote, PostgrestTable, PullRequest, PushRequest,
+    Pushed, Quarantined, QueueRequest, RecordKey, RecordMeta, RecordPage, RecordWrite, RemoteError,
+    RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow, RemoteStore, Resolver, RestRemote, Row,
+    TableConflict, TableSpec, TableState, Touched, Unsynced, Version,
 };

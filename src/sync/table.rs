@@ -9,6 +9,7 @@ mod conflict;
 mod instant;
 mod local;
 mod memory;
+mod postgrest;
 mod record;
 mod remote;
 mod rest;
@@ -25,6 +26,7 @@ pub use local::{
     TableSpec, TableState, Touched,
 };
 pub use memory::MemoryLocal;
+pub use postgrest::{Deletions, PostgrestRemote, PostgrestTable};
 pub use record::{LocalRecord, Outgoing, OutgoingState, RecordKey, RecordMeta, Row, Unsynced};
 pub use remote::{
     DamagedRow, PullRequest, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow,

@@ -15,7 +15,7 @@ use super::remote::{
     PullRequest, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow, RemoteStore,
 };
 use super::version::Version;
-use super::wire::{Told, ask, encoded, is_tag, rejected, said};
+use super::wire::{Told, ask, encoded, is_tag, lane, rejected, said};
 use crate::SyncVault;
 use crate::action::Answer;
 use crate::error::{Error, Result};
@@ -191,12 +191,6 @@ fn is_apt(record: &Answered, status: u16) -> bool {
         200 => record.row.row.is_some(),
         _ => record.is_deleted,
     }
-}
-
-/// No lane of a record: those have a slash behind the name of their table.
-fn lane(what: &str, table: &str) -> String {
-    let table = table.replace('/', "|");
-    format!("{what} {table}").chars().take(60).collect()
 }
 
 /// A name as one segment of a path. URLs have no segment that is empty, `.` or `..`, not even encoded: such a name gets a `~` in

@@ -35,6 +35,12 @@ pub(super) fn encoded(text: &str) -> String {
     out
 }
 
+/// No lane of a record: those have a slash behind the name of their table.
+pub(super) fn lane(what: &str, table: &str) -> String {
+    let table = table.replace('/', "|");
+    format!("{what} {table}").chars().take(60).collect()
+}
+
 /// What came back, read to a limit.
 pub(super) struct Told {
     pub(super) status: u16,
