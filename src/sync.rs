@@ -47,11 +47,12 @@ pub use orchestrator::{
 };
 #[cfg(feature = "sqlite")]
 pub use table::QueuedInTransaction;
+pub use table::{BatchChange, BatchResult, Deletions, PostgrestRemote, PostgrestTable, RestRemote};
 pub use table::{
-    BatchChange, BatchResult, Change, ConflictStrategy, DamagedRow, Decision, Deletions,
-    LocalFuture, LocalRecord, LocalStep, LocalStore, MemoryLocal, Operation, Outgoing,
-    OutgoingState, PendingDelete, PostgrestRemote, PostgrestTable, PullRequest, PushRequest,
-    Pushed, Quarantined, QueueRequest, RecordKey, RecordMeta, RecordPage, RecordWrite, RemoteError,
-    RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow, RemoteStore, Resolver, RestRemote, Row,
-    TableConflict, TableSpec, TableState, Touched, Unsynced, Version,
+    Change, ChangedBy, Collection, ConflictStrategy, DamagedRow, Decision, Drained, LocalFuture,
+    LocalRecord, LocalStep, LocalStore, Logout, MemoryLocal, Operation, Outgoing, OutgoingState,
+    PendingDelete, PullRequest, PushRequest, Pushed, Quarantined, QueueRequest, RecordKey,
+    RecordMeta, RecordPage, RecordWrite, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage,
+    RemoteRow, RemoteStore, Resolver, Row, SyncEngine, SyncEngineBuilder, Table, TableConflict,
+    TableEvent, TableEventKind, TableEvents, TableSpec, TableState, Touched, Unsynced, Version,
 };

@@ -2,6 +2,8 @@
 
 mod connections;
 #[cfg(feature = "sync")]
+mod keyed;
+#[cfg(feature = "sync")]
 mod notes;
 #[cfg(feature = "sqlite")]
 mod outbox;
@@ -9,6 +11,8 @@ mod principals;
 mod seeing;
 
 pub use connections::ConnectionChanges;
+#[cfg(feature = "sync")]
+pub(crate) use keyed::Keyed;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

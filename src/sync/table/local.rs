@@ -222,6 +222,9 @@ pub struct TableState {
     /// The number of the newest full pull. Each record remembers the newest one that brought it.
     #[serde(default)]
     pub generation: u64,
+    /// A full pull is under way: what it does not bring by its end, the server does not have.
+    #[serde(default)]
+    pub is_listing: bool,
 }
 
 /// A page of records.

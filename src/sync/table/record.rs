@@ -99,13 +99,17 @@ pub struct RecordMeta {
     /// What the app changed and the server is not known to have; nothing = in step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsynced: Option<Unsynced>,
+    /// A pull brought a row while a change was on the wire, so nobody could say which is newer: the server is asked for this record
+    /// once its answer is here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recheck: bool,
 }
 
 impl RecordMeta {
-    /// True while the app's newest change is not known to be at the server.
+    /// True while the app's newest change is not known to be at the server, or the server's is not known here.
     #[must_use]
     pub fn is_unsynced(&self) -> bool {
-        self.unsynced.is_some()
+        self.unsynced.is_some() || self.recheck
     }
 
     /// The newest change that is on its way.
@@ -191,6 +195,24 @@ pub struct Outgoing {
     /// Where it is.
     #[serde(default)]
     pub state: OutgoingState,
+}
+
+impl Outgoing {
+    /// A change that the app makes now, of a record that the server has.
+    #[must_use]
+    pub fn new(operation: Operation, row: Option<Row>, changed_at: Timestamp) -> Self {
+        Self {
+            key: String::new(),
+            operation,
+            row,
+            fields: Vec::new(),
+            base_version: None,
+            is_new: false,
+            changed_at,
+            rounds: 0,
+            state: OutgoingState::Queued,
+        }
+    }
 }
 
 /// Without the row.
