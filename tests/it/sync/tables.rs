@@ -5,3 +5,4 @@ mod postgrest;
 mod reference;
 mod rest;
 mod rig;
+mod stories;

@@ -49,7 +49,8 @@ const START: i64 = 1_767_225_600_000_000;
 impl Fake {
     pub(super) fn new() -> Self {
         let fake = Self::default();
-        fake.table().now = START;
+        // Not its first day: a cursor may begin a minute earlier.
+        fake.table().now = START + 86_400_000_000;
         fake.table().has_clock = true;
         fake
     }
