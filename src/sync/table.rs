@@ -24,6 +24,7 @@ mod record;
 mod remote;
 mod same;
 mod settle;
+mod thread;
 mod version;
 mod write;
 

@@ -4,6 +4,8 @@
 mod clock;
 pub mod contract;
 mod faults;
+#[cfg(feature = "sync")]
+pub mod local_contract;
 mod server;
 pub mod simulation;
 #[cfg(feature = "sync")]

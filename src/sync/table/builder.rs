@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -236,6 +236,7 @@ impl SyncEngineBuilder {
             repaired,
             tasks: Mutex::new(tasks),
             hints,
+            home: OnceLock::new(),
         };
         Ok(SyncEngine {
             shared: Arc::new(shared),

@@ -1,7 +1,7 @@
 //! `SyncEngine`, the handle: records in and out, syncs, watching and control.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,6 +18,7 @@ use super::local::{LocalStore, Quarantined, RecordPage};
 use super::options::Table;
 use super::record::{LocalRecord, RecordKey, Row};
 use super::remote::RemoteStore;
+use super::thread::Home;
 use super::write::{Wanted, Writer};
 use crate::SyncVault;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     pub(super) repaired: watch::Receiver<bool>,
     pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
     pub(super) hints: broadcast::Sender<FeatureKey>,
+    /// The thread that it lives on, if it has one of its own.
+    pub(super) home: OnceLock<Home>,
 }
 
 impl Drop for Shared {
@@ -89,8 +92,8 @@ impl SyncEngine {
     /// nothing was written.
     pub async fn write(&self, table: &str, id: impl Into<ItemId>, row: Row) -> Result<()> {
         let key = RecordKey::new(table, id);
-        self.core()
-            .write(key, Wanted::Upsert(row), Writer::Engine)
+        let (core, key) = (self.core().clone(), key);
+        self.at_home(async move { core.write(key, Wanted::Upsert(row), Writer::Engine).await })
             .await
     }
 
@@ -101,8 +104,8 @@ impl SyncEngine {
     /// As [`write`](Self::write), and [`ErrorKind::NotFound`] when there is no such record.
     pub async fn patch(&self, table: &str, id: impl Into<ItemId>, fields: Row) -> Result<()> {
         let key = RecordKey::new(table, id);
-        self.core()
-            .write(key, Wanted::Patch(fields), Writer::Engine)
+        let (core, key) = (self.core().clone(), key);
+        self.at_home(async move { core.write(key, Wanted::Patch(fields), Writer::Engine).await })
             .await
     }
 
@@ -113,7 +116,9 @@ impl SyncEngine {
     /// As [`patch`](Self::patch).
     pub async fn remove(&self, table: &str, id: impl Into<ItemId>) -> Result<()> {
         let key = RecordKey::new(table, id);
-        self.core().write(key, Wanted::Delete, Writer::Engine).await
+        let (core, key) = (self.core().clone(), key);
+        self.at_home(async move { core.write(key, Wanted::Delete, Writer::Engine).await })
+            .await
     }
 
     /// Queues a change of a row that the app writes itself, in a way of its own. The row of the local store is left alone.
@@ -133,8 +138,8 @@ impl SyncEngine {
             Operation::Patch => Wanted::Patch(row),
             Operation::Delete => Wanted::Delete,
         };
-        self.core()
-            .write(RecordKey::new(table, id), wanted, Writer::App)
+        let (core, key) = (self.core().clone(), RecordKey::new(table, id));
+        self.at_home(async move { core.write(key, wanted, Writer::App).await })
             .await
     }
 
@@ -156,8 +161,15 @@ impl SyncEngine {
     /// As [`get`](Self::get).
     pub async fn record(&self, table: &str, id: impl Into<ItemId>) -> Result<Option<LocalRecord>> {
         self.core().desk(table)?;
-        let page = self.core().local.read(table, &[id.into()]).await?;
-        Ok(page.records.into_iter().next())
+        let (core, key) = (self.core().clone(), RecordKey::new(table, id));
+        self.at_home(async move {
+            let page = core
+                .local
+                .read(&key.table, std::slice::from_ref(&key.id))
+                .await?;
+            Ok(page.records.into_iter().next())
+        })
+        .await
     }
 
     /// Rows as the device has them, by id, behind `after`, at most `limit`.
@@ -172,7 +184,9 @@ impl SyncEngine {
         limit: usize,
     ) -> Result<RecordPage> {
         self.core().desk(table)?;
-        self.core().local.list(table, after, limit).await
+        let (core, table, after) = (self.core().clone(), table.to_owned(), after.cloned());
+        self.at_home(async move { core.local.list(&table, after.as_ref(), limit).await })
+            .await
     }
 
     /// Records that the server is not known to have, by id, behind `after`, at most `limit`: on their way, or refused.
@@ -187,7 +201,9 @@ impl SyncEngine {
         limit: usize,
     ) -> Result<RecordPage> {
         self.core().desk(table)?;
-        self.core().local.unsynced(table, after, limit).await
+        let (core, table, after) = (self.core().clone(), table.to_owned(), after.cloned());
+        self.at_home(async move { core.local.unsynced(&table, after.as_ref(), limit).await })
+            .await
     }
 
     /// What was set aside of a table, newest first.
@@ -197,7 +213,9 @@ impl SyncEngine {
     /// As [`get`](Self::get).
     pub async fn quarantine(&self, table: &str, limit: usize) -> Result<Vec<Quarantined>> {
         self.core().desk(table)?;
-        self.core().local.quarantine(table, limit).await
+        let (core, table) = (self.core().clone(), table.to_owned());
+        self.at_home(async move { core.local.quarantine(&table, limit).await })
+            .await
     }
 
     /// How many records the server is not known to have.
@@ -206,7 +224,9 @@ impl SyncEngine {
     ///
     /// Storage errors.
     pub async fn pending(&self) -> Result<u64> {
-        self.core().unsynced_count().await
+        let core = self.core().clone();
+        self.at_home(async move { core.unsynced_count().await })
+            .await
     }
 
     /// The records of a table as values of a type.
@@ -226,7 +246,9 @@ impl SyncEngine {
     pub async fn revert(&self, table: &str, id: impl Into<ItemId>) -> Result<()> {
         self.core().check_open()?;
         let desk = self.core().desk(table)?;
-        self.core().revert(&desk, &RecordKey::new(table, id)).await
+        let (core, key) = (self.core().clone(), RecordKey::new(table, id));
+        self.at_home(async move { core.revert(&desk, &key).await })
+            .await
     }
 
     /// Sends a change once more that the server refused, as it is, on the version that is known by now. Nothing happens to one that
@@ -238,7 +260,9 @@ impl SyncEngine {
     pub async fn resend(&self, table: &str, id: impl Into<ItemId>) -> Result<()> {
         self.core().check_open()?;
         let desk = self.core().desk(table)?;
-        self.core().resend(&desk, &RecordKey::new(table, id)).await
+        let (core, key) = (self.core().clone(), RecordKey::new(table, id));
+        self.at_home(async move { core.resend(&desk, &key).await })
+            .await
     }
 
     /// Sends what can be sent now, and returns when its answers are dealt with. Being offline loses nothing.
@@ -249,7 +273,8 @@ impl SyncEngine {
     pub async fn drain(&self) -> Result<Drained> {
         self.core().check_open()?;
         self.wait_repaired().await?;
-        let drained = self.core().drain().await?;
+        let core = self.core().clone();
+        let drained = self.at_home(async move { core.drain().await }).await?;
         let Drained {
             delivered,
             remaining,
@@ -392,7 +417,11 @@ impl SyncEngine {
     ///
     /// [`ErrorKind::Invalid`] for a name that cannot be, or an unknown dependency; what [`LocalStore::open`] says.
     pub async fn add_table(&self, table: impl Into<Table>) -> Result<bool> {
-        let table = table.into();
+        let (engine, table) = (self.clone(), table.into());
+        self.at_home(async move { engine.add(table).await }).await
+    }
+
+    async fn add(&self, table: Table) -> Result<bool> {
         self.core().check_open()?;
         let _one = self.shared.changing.lock().await;
         if self.core().desk(&table.name).is_ok() {
@@ -418,6 +447,12 @@ impl SyncEngine {
     ///
     /// [`ErrorKind::Invalid`] when another table depends on it.
     pub async fn remove_table(&self, table: &str) -> Result<bool> {
+        let (engine, table) = (self.clone(), table.to_owned());
+        self.at_home(async move { engine.take_out(&table).await })
+            .await
+    }
+
+    async fn take_out(&self, table: &str) -> Result<bool> {
         self.core().check_open()?;
         let _one = self.shared.changing.lock().await;
         let Some(desk) = self.core().remove_desk(table) else {

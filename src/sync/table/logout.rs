@@ -38,6 +38,12 @@ impl SyncEngine {
     /// [`ErrorKind::Closed`] when it was logged out before; [`ErrorKind::Timeout`] when an attempt on the wire does not end within
     /// `patience`: nothing was cleared then, and the engine stays closed; storage errors.
     pub async fn logout(&self, logout: Logout, patience: Duration) -> Result<()> {
+        let engine = self.clone();
+        self.at_home(async move { engine.log_out(logout, patience).await })
+            .await
+    }
+
+    async fn log_out(&self, logout: Logout, patience: Duration) -> Result<()> {
         let core = &self.shared.core;
         if core.is_closed.swap(true, Ordering::AcqRel) {
             return Err(Error::new(

@@ -1,8 +1,10 @@
-//! The dialects of servers, over real HTTP: the protocol of `RestRemote` against the reference server, and Supabase's.
+//! The table engine, on a server of tables in memory and paused time; and on real ones in `remotes`.
 
-mod postgrest;
-#[path = "../../../examples/support/reference/mod.rs"]
-mod reference;
-mod rest;
-mod rig;
+mod dynos;
+mod local_contract;
+#[cfg(feature = "sqlite")]
+mod remotes;
+mod simulation;
 mod stories;
+mod thread;
+mod town;

@@ -1,301 +1,604 @@
-//! Engines on several devices in front of one server, over real HTTP: they end with the same rows, which are the server's.
+//! What an app does with tables, and what others do at the same time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use syncvault::ErrorKind;
 use syncvault::sync::{
-    ConflictStrategy, MemoryLocal, OutgoingState, PostgrestRemote, RemoteStore, Row, SyncEngine,
-    SyncReport, Table,
+    ConflictStrategy, Decision, FailureKind, ItemId, Logout, PendingDelete, Table, TableConflict,
+    TableEventKind, Winner,
 };
-use syncvault::{ConnectivityMode, SyncVault};
+use syncvault::testing::{Fate, Versions};
 
-use super::postgrest::Site;
-use super::reference::Fault;
-use super::rig::{Client, Rig, fields};
-use crate::story::soon;
+use super::town::{PATIENCE, Town, row, text};
 
-/// An engine with its records in memory.
-struct Device {
-    engine: SyncEngine,
-    vault: SyncVault,
+#[tokio::test(start_paused = true)]
+async fn a_write_arrives_and_is_in_step() {
+    let town = Town::new();
+    let mut device = town.device().await;
+    device.write("1", text("a")).await;
+    device
+        .hears(|kind| matches!(kind, TableEventKind::Pushed { .. }))
+        .await;
+    assert_eq!(town.has("1"), Some(text("a")));
+    assert!(!device.is_unsynced("1").await);
+    device.sync().await;
+    assert_eq!(device.conflicts().await, 0);
 }
 
-impl Device {
-    async fn new(user: &str, remote: impl RemoteStore, vault: SyncVault) -> Self {
-        let table = Table::new("notes").conflicts(ConflictStrategy::Merge);
-        let engine = SyncEngine::builder(MemoryLocal::new(), remote, &vault)
-            .user(user)
-            .tables([table]);
-        let engine = engine.build().await.expect("engine");
-        Self { engine, vault }
+#[tokio::test(start_paused = true)]
+async fn what_others_wrote_comes_with_a_pull_page_by_page() {
+    let town = Town::new();
+    for n in 0..25 {
+        town.put(&format!("{n:02}"), json!({ "n": n }));
     }
-
-    async fn of(rig: &Rig, user: &str) -> Self {
-        let Client { vault, remote } = rig.client(user).await;
-        Self::new(user, remote, vault).await
+    let device = town
+        .device_with(|b| b.tables(["notes"]).batch_size(4))
+        .await;
+    device.sync().await;
+    for n in 0..25 {
+        assert_eq!(
+            device.get(&format!("{n:02}")).await,
+            Some(json!({ "n": n }))
+        );
     }
-
-    fn offline(&self) {
-        self.vault.set_connectivity(ConnectivityMode::Offline);
-    }
-
-    fn online(&self) {
-        self.vault.set_connectivity(ConnectivityMode::Online);
-    }
-
-    async fn write(&self, id: &str, row: Value) {
-        self.engine
-            .write("notes", id, fields(row))
-            .await
-            .expect("written");
-    }
-
-    async fn patch(&self, id: &str, row: Value) {
-        self.engine
-            .patch("notes", id, fields(row))
-            .await
-            .expect("patched");
-    }
-
-    async fn remove(&self, id: &str) {
-        self.engine.remove("notes", id).await.expect("removed");
-    }
-
-    async fn sync(&self) -> SyncReport {
-        soon(self.engine.sync_all()).await.expect("a report")
-    }
-
-    /// Its rows, by id.
-    async fn rows(&self) -> Vec<(String, Row)> {
-        let page = self.engine.list("notes", None, 1000).await.expect("a list");
-        let rows = page.records.into_iter();
-        rows.filter_map(|record| Some((record.key.id.to_string(), record.row?)))
-            .collect()
-    }
+    town.put("03", Value::Null);
+    town.put("07", json!({"n": "new"}));
+    device.sync().await;
+    assert_eq!(device.get("03").await, None);
+    assert_eq!(device.get("07").await, Some(json!({"n": "new"})));
 }
 
-/// Until nothing is on its way anywhere, and everybody has pulled after that.
-async fn settle(devices: &[&Device]) {
-    for _ in 0..6 {
-        for device in devices {
-            let report = device.sync().await;
-            assert!(report.failure().is_none(), "{report:?}");
-        }
-    }
-    for device in devices {
-        assert_eq!(device.engine.pending().await.expect("a count"), 0);
-    }
+#[tokio::test(start_paused = true)]
+async fn a_write_on_top_of_one_on_the_wire_is_no_conflict() {
+    let town = Town::new();
+    let mut device = town.device().await;
+    device.write("1", text("old")).await;
+    device.sync().await;
+    town.server.route(|_| {
+        Fate::Slow(
+            Duration::from_secs(3),
+            Duration::from_secs(3),
+            Box::new(Fate::Answer),
+        )
+    });
+    device.write("1", text("a")).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    device.write("1", text("b")).await;
+    device.write("1", text("c")).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(town.has("1"), Some(text("c")));
+    assert!(!device.is_unsynced("1").await);
+    assert_eq!(device.conflicts().await, 0);
 }
 
-/// What the server lists, by id.
-async fn server_rows<R: RemoteStore>(client: &Client<R>) -> Vec<(String, Row)> {
-    let (rows, _) = client.pull(None, 100).await;
-    let rows = rows
-        .into_iter()
-        .filter_map(|row| Some((row.id.to_string(), row.row?)));
-    let mut rows: Vec<_> = rows.collect();
-    rows.sort_by(|a, b| a.0.cmp(&b.0));
-    rows
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_at_a_server_that_ignores_keys_is_no_conflict() {
+    let town = Town::new();
+    town.server.set_honours_keys(false);
+    let mut device = town.device().await;
+    device.write("1", text("a")).await;
+    device.sync().await;
+    let lost = AtomicUsize::new(0);
+    town.server
+        .route(move |_| match lost.fetch_add(1, Ordering::Relaxed) {
+            0 => Fate::LoseAnswer,
+            _ => Fate::Answer,
+        });
+    device.write("1", text("b")).await;
+    device
+        .hears(|kind| matches!(kind, TableEventKind::Pushed { .. }))
+        .await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(town.has("1"), Some(text("b")));
+    assert!(!device.is_unsynced("1").await);
+    assert_eq!(device.conflicts().await, 0);
 }
 
-/// Two devices change the same records while both are offline: different fields, the same field, a deletion here and an edit there.
-async fn both_edit_offline(one: &Device, two: &Device) {
-    for (id, row) in [
-        ("fields", json!({"title": "milk", "done": false})),
-        ("field", json!({"title": "milk"})),
-        ("deleted", json!({"title": "old"})),
-        ("gone", json!({"title": "both delete it"})),
-    ] {
-        one.write(id, row).await;
-    }
-    settle(&[one, two]).await;
-    one.offline();
-    two.offline();
-    one.patch("fields", json!({"title": "oat milk"})).await;
-    two.patch("fields", json!({"done": true})).await;
-    one.patch("field", json!({"title": "one"})).await;
-    two.patch("field", json!({"title": "two"})).await;
-    one.remove("deleted").await;
-    for device in [one, two] {
-        device.remove("gone").await;
-    }
-    one.write("new-1", json!({"title": "by one"})).await;
-    two.write("new-2", json!({"title": "by two"})).await;
-    two.write("new-2", json!({"title": "by two, again"})).await;
-    assert_ne!(one.rows().await, two.rows().await);
-    one.online();
-    two.online();
-    settle(&[one, two]).await;
-}
-
-fn title(rows: &[(String, Row)], id: &str) -> Option<String> {
-    let row = rows.iter().find(|(other, _)| other == id)?;
-    Some(row.1["title"].as_str()?.to_owned())
-}
-
-fn assert_merged(rows: &[(String, Row)]) {
-    let fields = &rows.iter().find(|(id, _)| id == "fields").expect("a row").1;
+#[tokio::test(start_paused = true)]
+async fn a_412_is_merged_stored_and_pushed_and_told_once() {
+    let town = Town::new();
+    let mut device = town.device_merging(ConflictStrategy::Merge).await;
+    device.write("1", json!({"a": 1, "b": 1})).await;
+    device.sync().await;
+    town.put("1", json!({"a": 1, "b": 2}));
+    device.write("1", json!({"a": 3, "b": 1})).await;
+    device.sync().await;
+    let merged = json!({"a": 3, "b": 2});
     assert_eq!(
-        (&fields["title"], &fields["done"]),
-        (&json!("oat milk"), &json!(true)),
-        "no update is lost"
+        (town.has("1"), device.get("1").await),
+        (Some(merged.clone()), Some(merged))
     );
-    assert_eq!(
-        title(rows, "field").as_deref(),
-        Some("one"),
-        "who came first stays"
-    );
-    assert_eq!(title(rows, "deleted"), None);
-    assert_eq!(title(rows, "gone"), None);
-    assert_eq!(title(rows, "new-1").as_deref(), Some("by one"));
-    assert_eq!(title(rows, "new-2").as_deref(), Some("by two, again"));
+    assert!(!device.is_unsynced("1").await);
+    let heard = device.heard().await;
+    let conflicts: Vec<_> = heard.iter().filter_map(|kind| match kind {
+        TableEventKind::Conflict {
+            conflict,
+            winner,
+            kept,
+        } => Some((conflict, winner, kept)),
+        _ => None,
+    });
+    let conflicts: Vec<_> = conflicts.into_iter().collect();
+    assert_eq!(conflicts.len(), 1, "{heard:?}");
+    let (conflict, winner, kept) = conflicts[0];
+    assert_eq!(*winner, Winner::Merged);
+    assert_eq!(conflict.base, Some(row(json!({"a": 1, "b": 1}))));
+    assert_eq!(conflict.local, Some(row(json!({"a": 3, "b": 1}))));
+    assert_eq!(conflict.server, Some(row(json!({"a": 1, "b": 2}))));
+    assert_eq!(*kept, Some(row(json!({"a": 3, "b": 2}))));
 }
 
-#[tokio::test]
-async fn two_devices_converge_through_the_reference_server() {
-    let rig = Rig::start().await;
-    let (one, two) = (Device::of(&rig, "ann").await, Device::of(&rig, "ann").await);
-    both_edit_offline(&one, &two).await;
-    let rows = one.rows().await;
-    assert_merged(&rows);
-    assert_eq!(rows, two.rows().await);
-    assert_eq!(rows, server_rows(&rig.client("ann").await).await);
+#[tokio::test(start_paused = true)]
+async fn a_pull_meets_a_conflict_before_the_push_does() {
+    let town = Town::new();
+    let mut device = town.device_merging(ConflictStrategy::Merge).await;
+    device.write("1", json!({"a": 1, "b": 1})).await;
+    device.sync().await;
+    town.cut(|asked| asked.method != "GET");
+    device.write("1", json!({"a": 3, "b": 1})).await;
+    town.put("1", json!({"a": 1, "b": 2}));
+    device
+        .engine
+        .pull("notes")
+        .await
+        .expect("pull")
+        .failure()
+        .map_or((), |f| panic!("{f}"));
+    town.server.heal();
+    device.sync().await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    device.sync().await;
+    assert_eq!(town.has("1"), Some(json!({"a": 3, "b": 2})));
+    assert_eq!(device.get("1").await, Some(json!({"a": 3, "b": 2})));
+    assert_eq!(device.conflicts().await, 1);
 }
 
-#[tokio::test]
-async fn two_devices_converge_through_postgrest() {
-    let site = Site::start().await;
-    let mut devices = Vec::new();
-    for _ in 0..2 {
-        let Client { vault, remote } = site.client("ann").await;
-        devices.push(Device::new("ann", remote, vault).await);
-    }
-    let [one, two] = &devices[..] else {
-        panic!("two")
+#[tokio::test(start_paused = true)]
+async fn what_a_custom_rule_returns_is_stored_and_pushed() {
+    let town = Town::new();
+    let rule = |conflict: TableConflict| async move {
+        let both = [conflict.local, conflict.server].map(|side| side.map(Value::Object));
+        Decision::Merged(row(json!({ "both": both })))
     };
-    both_edit_offline(one, two).await;
-    let rows = one.rows().await;
-    assert_merged(&rows);
-    assert_eq!(rows, two.rows().await);
-    let client: Client<PostgrestRemote> = site.client("ann").await;
-    assert_eq!(rows, server_rows(&client).await);
-}
-
-#[tokio::test]
-async fn two_devices_converge_on_a_server_that_has_a_bad_day() {
-    let rig = Rig::start().await;
-    let (one, two) = (Device::of(&rig, "ann").await, Device::of(&rig, "ann").await);
-    settle(&[&one, &two]).await;
-    for n in 0..12_u32 {
-        let (writer, id) = (if n % 2 == 0 { &one } else { &two }, format!("{}", n % 5));
-        let trouble = [
-            Fault::DropAnswer,
-            Fault::Status(503, Some(0)),
-            Fault::None,
-            Fault::DropAnswer,
-        ];
-        rig.server
-            .next(trouble.into_iter().cycle().skip(n as usize % 4).take(3));
-        writer.write(&id, json!({ "n": n })).await;
-        // A pull that meets the trouble fails, and the next one goes on.
-        writer.sync().await;
-    }
-    rig.server.calm();
-    settle(&[&one, &two]).await;
-    let rows = one.rows().await;
-    assert_eq!(rows.len(), 5);
-    assert_eq!(rows, two.rows().await);
-    assert_eq!(rows, server_rows(&rig.client("ann").await).await);
-}
-
-#[tokio::test]
-async fn after_a_cursor_is_gone_everything_is_listed_anew_and_unsent_work_stays() {
-    let rig = Rig::start().await;
-    let (one, two) = (Device::of(&rig, "ann").await, Device::of(&rig, "ann").await);
-    for id in ["1", "2"] {
-        one.write(id, json!({"title": id})).await;
-    }
-    settle(&[&one, &two]).await;
-    two.offline();
-    two.write("3", json!({"title": "unsent"})).await;
-    one.remove("1").await;
-    settle(&[&one]).await;
-    rig.server
-        .forget_tombstones(std::time::Duration::ZERO)
-        .expect("forget");
-    two.online();
-    settle(&[&two, &one]).await;
-    let ids = |rows: Vec<(String, Row)>| rows.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    let device = town.device_merging(ConflictStrategy::custom(rule)).await;
+    device.write("1", text("base")).await;
+    device.sync().await;
+    town.put("1", text("theirs"));
+    device.write("1", text("ours")).await;
+    device.sync().await;
+    let both = json!({"both": [text("ours"), text("theirs")]});
     assert_eq!(
-        ids(two.rows().await),
-        ["2", "3"],
-        "a deletion whose tombstone is forgotten is seen all the same"
+        (town.has("1"), device.get("1").await),
+        (Some(both.clone()), Some(both))
     );
-    assert_eq!(ids(one.rows().await), ["2", "3"]);
 }
 
-#[tokio::test]
-async fn a_forbidden_record_is_refused_and_the_others_go_on() {
-    let rig = Rig::start().await;
-    let (ann, bob) = (Device::of(&rig, "ann").await, Device::of(&rig, "bob").await);
-    ann.write("1", json!({"title": "ann's"})).await;
-    settle(&[&ann]).await;
-    bob.write("1", json!({"title": "bob's"})).await;
-    bob.write("2", json!({"title": "bob's"})).await;
-    bob.sync().await;
-    let record = bob
-        .engine
-        .record("notes", "1")
-        .await
-        .expect("read")
-        .expect("a record");
-    let state = &record.meta.newest().expect("unsynced").state;
-    assert!(matches!(state, OutgoingState::Refused { .. }), "{state:?}");
-    let record = bob
-        .engine
-        .record("notes", "2")
-        .await
-        .expect("read")
-        .expect("a record");
-    assert!(!record.meta.is_unsynced());
+#[tokio::test(start_paused = true)]
+async fn a_deletion_here_wins_by_rule_or_the_strategy_decides() {
+    for (rule, want) in [
+        (PendingDelete::Wins, None),
+        (PendingDelete::ByStrategy, Some(text("theirs"))),
+    ] {
+        let town = Town::new();
+        let table = Table::new("notes")
+            .conflicts(ConflictStrategy::ServerWins)
+            .pending_delete(rule);
+        let device = town.device_with(|b| b.tables([table])).await;
+        device.write("1", text("base")).await;
+        device.sync().await;
+        town.put("1", text("theirs"));
+        device.engine.remove("notes", "1").await.expect("remove");
+        device.sync().await;
+        assert_eq!(
+            (town.has("1"), device.get("1").await),
+            (want.clone(), want),
+            "{rule:?}"
+        );
+    }
 }
 
-#[tokio::test]
-async fn work_that_waits_for_a_login_goes_out_after_it() {
-    let rig = Rig::start().await;
-    let ann = Device::of(&rig, "ann").await;
-    settle(&[&ann]).await;
-    rig.server.dismiss("ann-token").expect("dismiss");
-    ann.write("1", json!({"title": "waits"})).await;
-    let report = ann.sync().await;
-    assert!(report.failure().is_some(), "{report:?}");
-    assert_eq!(ann.engine.pending().await.expect("a count"), 1);
-    rig.server.admit("ann-token", "ann").expect("admit");
-    soon(ann.vault.wait_idle()).await.expect("idle");
-    settle(&[&ann]).await;
-    assert_eq!(server_rows(&rig.client("ann").await).await.len(), 1);
+#[tokio::test(start_paused = true)]
+async fn an_edit_of_what_was_deleted_elsewhere_goes_through_the_strategy() {
+    let edited = Some(text("edited"));
+    for (strategy, want) in [
+        (ConflictStrategy::ClientWins, edited.clone()),
+        (ConflictStrategy::ServerWins, None),
+        (ConflictStrategy::Merge, edited),
+    ] {
+        let town = Town::new();
+        let mut device = town.device_merging(strategy.clone()).await;
+        device.write("1", text("base")).await;
+        device.sync().await;
+        town.put("1", Value::Null);
+        device.write("1", text("edited")).await;
+        device.sync().await;
+        assert_eq!(
+            (town.has("1"), device.get("1").await),
+            (want.clone(), want),
+            "{strategy:?}"
+        );
+        assert_eq!(device.conflicts().await, 1, "{strategy:?}");
+    }
 }
 
-/// A server without batches, conditions or keys is still no reason to lose work: what it said 200 to and did not take stays with its
-/// record, and goes out when somebody says so.
-#[tokio::test]
-async fn what_is_rejected_in_a_200_stays_with_its_record() {
-    let rig = Rig::start().await;
-    let ann = Device::of(&rig, "ann").await;
-    settle(&[&ann]).await;
-    rig.server.next([Fault::ErrorPayload]);
-    ann.write("1", json!({"title": "a"})).await;
-    soon(ann.engine.drain()).await.expect("drained");
-    let record = ann
-        .engine
-        .record("notes", "1")
-        .await
-        .expect("read")
-        .expect("a record");
-    let state = &record.meta.newest().expect("unsynced").state;
+#[tokio::test(start_paused = true)]
+async fn a_deletion_does_not_rise_again_from_a_late_page() {
+    let town = Town::new();
+    town.put("1", text("a"));
+    let device = town.device().await;
+    device.sync().await;
+    town.server.route(|asked| match asked.method.as_str() {
+        "GET" => Fate::Slow(
+            Duration::ZERO,
+            Duration::from_secs(20),
+            Box::new(Fate::Answer),
+        ),
+        _ => Fate::Answer,
+    });
+    town.put("1", text("b"));
+    let engine = device.engine.clone();
+    let pull = tokio::spawn(async move { engine.pull("notes").await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    device.engine.remove("notes", "1").await.expect("remove");
+    pull.await.expect("no panic").expect("pull");
+    device.sync().await;
+    assert_eq!((town.has("1"), device.get("1").await), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn tags_without_an_order_do_not_let_an_old_page_win() {
+    let town = Town::new();
+    town.server.set_versions(Versions::Tags);
+    town.put("1", text("a"));
+    let mut device = town.device().await;
+    device.sync().await;
+    town.put("1", text("b"));
+    town.server
+        .route(|asked| match (asked.method.as_str(), asked.path.as_str()) {
+            ("GET", "/notes") => Fate::Slow(
+                Duration::ZERO,
+                Duration::from_secs(20),
+                Box::new(Fate::Answer),
+            ),
+            _ => Fate::Answer,
+        });
+    let engine = device.engine.clone();
+    let pull = tokio::spawn(async move { engine.pull("notes").await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    device.write("1", text("c")).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    pull.await.expect("no panic").expect("pull");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(device.get("1").await, town.has("1"));
+    assert!(device.conflicts().await <= 1);
+    assert!(!device.is_unsynced("1").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_cursor_starts_a_full_listing_and_keeps_what_is_unsent() {
+    let town = Town::new();
+    for id in ["1", "2"] {
+        town.put(id, text("a"));
+    }
+    let mut device = town.device().await;
+    device.sync().await;
+    town.put("1", Value::Null);
+    town.put("3", text("new"));
+    town.server.forget_cursors();
+    town.cut(|asked| asked.method != "GET");
+    device.write("9", text("unsent")).await;
+    let report = device.engine.pull("notes").await.expect("pull");
+    assert!(report.is_success(), "{report:?}");
     assert!(
-        matches!(state, OutgoingState::Refused { reason } if reason.contains("on fire")),
-        "{state:?}"
+        device
+            .heard()
+            .await
+            .iter()
+            .any(|kind| matches!(kind, TableEventKind::FullResync))
     );
-    ann.engine.resend("notes", "1").await.expect("resent");
-    settle(&[&ann]).await;
-    assert_eq!(server_rows(&rig.client("ann").await).await.len(), 1);
+    let rows = [
+        device.get("1").await,
+        device.get("2").await,
+        device.get("3").await,
+        device.get("9").await,
+    ];
+    assert_eq!(
+        rows,
+        [
+            None,
+            Some(text("a")),
+            Some(text("new")),
+            Some(text("unsent"))
+        ]
+    );
+    town.server.heal();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    device.sync().await;
+    assert_eq!(town.has("9"), Some(text("unsent")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_holds_everything_asks_once_and_loses_nothing() {
+    let town = Town::new();
+    let mut device = town.device().await;
+    device.sync().await;
+    town.server.route(|_| Fate::Refuse(401, String::new()));
+    for n in 0..5 {
+        device.write(&n.to_string(), text("a")).await;
+    }
+    let report = device.engine.sync_all().await.expect("sync");
+    assert_eq!(
+        report.failure().map(|f| f.kind),
+        Some(FailureKind::Permanent)
+    );
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let heard = device.heard().await;
+    let told = heard
+        .iter()
+        .filter(|kind| matches!(kind, TableEventKind::AuthRequired { .. }))
+        .count();
+    assert_eq!(told, 1, "{heard:?}");
+    assert_eq!(device.vault.dead_letters().count().await.expect("count"), 0);
+    town.server.heal();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    device.sync().await;
+    assert_eq!(town.server.rows("notes").len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_403_is_the_dead_letter_of_its_record_only() {
+    let town = Town::new();
+    let mut device = town.device().await;
+    town.server.route(|asked| match asked.path.as_str() {
+        "/notes/2" => Fate::Refuse(403, String::new()),
+        _ => Fate::Answer,
+    });
+    for id in ["1", "2", "3"] {
+        device.write(id, text("a")).await;
+    }
+    let drained = device.engine.drain().await.expect("drain");
+    assert_eq!((drained.delivered, drained.remaining), (2, 1));
+    let refused = device
+        .hears(|kind| matches!(kind, TableEventKind::Refused { .. }))
+        .await;
+    assert!(matches!(refused.kind, TableEventKind::Refused { id, .. } if id == ItemId::from("2")));
+    let letters = device.vault.dead_letters().count().await.expect("count");
+    assert_eq!(letters, 1);
+    town.server.heal();
+    device.engine.resend("notes", "2").await.expect("resend");
+    device.sync().await;
+    assert_eq!(town.has("2"), Some(text("a")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_200_that_is_none_is_told_as_rejected_and_the_change_stays() {
+    let town = Town::new();
+    let mut device = town.device().await;
+    let bodies = Arc::new(AtomicUsize::new(0));
+    town.server.route(move |asked| match asked.method.as_str() {
+        "GET" => Fate::Answer,
+        _ if bodies.fetch_add(1, Ordering::Relaxed) == 0 => Fate::Refuse(200, String::new()),
+        _ => Fate::Refuse(200, r#"{"error": "no"}"#.to_owned()),
+    });
+    for id in ["1", "2"] {
+        device.write(id, text("a")).await;
+        device
+            .hears(|kind| matches!(kind, TableEventKind::RemoteRejected { .. }))
+            .await;
+    }
+    device.sync().await;
+    assert_eq!(device.engine.pending().await.expect("pending"), 2);
+    assert!(
+        device
+            .heard()
+            .await
+            .iter()
+            .all(|kind| !matches!(kind, TableEventKind::RemoteRejected { .. }))
+    );
+    town.server.heal();
+    device.write("1", text("b")).await;
+    device.engine.revert("notes", "2").await.expect("revert");
+    device.sync().await;
+    assert_eq!(
+        (town.has("1"), device.get("2").await),
+        (Some(text("b")), None)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn guards_refuse_before_anything_is_kept() {
+    let town = Town::new();
+    let device = town
+        .device_with(|b| b.tables(["notes"]).max_payload_bytes(100))
+        .await;
+    let write = |value: Value| device.engine.write("notes", "1", row(value));
+    let error = write(json!({"user_id": "bob"})).await.expect_err("his");
+    assert_eq!(error.kind(), ErrorKind::NotOwner);
+    let error = write(json!({"a": "x".repeat(200)}))
+        .await
+        .expect_err("too large");
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    let error = device
+        .engine
+        .patch("notes", "1", row(text("a")))
+        .await
+        .expect_err("not there");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(device.engine.pending().await.expect("pending"), 0);
+    assert_eq!(device.get("1").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_of_somebody_else_is_left_out_of_a_pull() {
+    let town = Town::new();
+    town.put("1", json!({"owner_id": "bob"}));
+    town.put("2", json!({"owner_id": "ann"}));
+    let mut device = town.device().await;
+    device.sync().await;
+    assert_eq!(
+        (device.get("1").await, device.get("2").await.is_some()),
+        (None, true)
+    );
+    let heard = device.heard().await;
+    assert!(
+        heard
+            .iter()
+            .any(|kind| matches!(kind, TableEventKind::Skipped { owner, .. } if owner == "bob"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_patch_touches_only_its_fields_here_and_there() {
+    let town = Town::new();
+    let device = town.device_merging(ConflictStrategy::ClientWins).await;
+    device.write("1", json!({"a": 1, "b": 1})).await;
+    device.sync().await;
+    town.put("1", json!({"a": 1, "b": 9, "c": 9}));
+    device
+        .engine
+        .patch("notes", "1", row(json!({"a": 2})))
+        .await
+        .expect("patch");
+    device.sync().await;
+    let want = Some(json!({"a": 2, "b": 9, "c": 9}));
+    assert_eq!((town.has("1"), device.get("1").await), (want.clone(), want));
+    let patches = town.server.pushes();
+    let last = patches.last().expect("a patch");
+    assert_eq!(
+        (last.method.as_str(), &last.body),
+        ("PATCH", &json!({"a": 2}))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_patch_of_a_record_that_was_never_sent_sends_the_whole_row() {
+    let town = Town::new();
+    let device = town.device().await;
+    town.cut(|_| true);
+    device.write("1", json!({"a": 1, "b": 1})).await;
+    device
+        .engine
+        .patch("notes", "1", row(json!({"b": 2})))
+        .await
+        .expect("patch");
+    town.server.heal();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    device.sync().await;
+    assert_eq!(town.has("1"), Some(json!({"a": 1, "b": 2})));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_record_is_set_aside_and_comes_back_with_the_next_listing() {
+    let town = Town::new();
+    for id in ["1", "2"] {
+        town.put(id, text("a"));
+    }
+    let mut device = town.device().await;
+    device.sync().await;
+    device
+        .local
+        .damage(&syncvault::sync::RecordKey::new("notes", "1"));
+    town.put("1", text("b"));
+    device.sync().await;
+    assert_eq!(device.get("1").await, Some(text("b")));
+    assert!(
+        device
+            .heard()
+            .await
+            .iter()
+            .any(|kind| matches!(kind, TableEventKind::Quarantined { .. }))
+    );
+    assert_eq!(
+        device
+            .engine
+            .quarantine("notes", 10)
+            .await
+            .expect("quarantine")
+            .len(),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn tables_come_and_go_while_others_are_synced() {
+    let town = Town::new();
+    town.put("1", text("a"));
+    town.server.put("tasks", "1", Some(row(text("t"))));
+    let device = town.device().await;
+    assert!(device.engine.add_table("tasks").await.expect("add"));
+    assert!(!device.engine.add_table("tasks").await.expect("add"));
+    device.sync().await;
+    assert_eq!(device.engine.tables(), ["notes", "tasks"]);
+    assert!(
+        device
+            .engine
+            .get("tasks", "1")
+            .await
+            .expect("get")
+            .is_some()
+    );
+    device.engine.wait_initial().await.expect("initial");
+    assert!(device.engine.remove_table("tasks").await.expect("remove"));
+    assert_eq!(
+        device
+            .engine
+            .get("tasks", "1")
+            .await
+            .expect_err("gone")
+            .kind(),
+        ErrorKind::NotFound
+    );
+    device.sync().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unsent_at_a_logout_waits_for_its_user() {
+    let town = Town::new();
+    town.put("1", text("a"));
+    let device = town.device().await;
+    device.sync().await;
+    town.cut(|_| true);
+    device.write("9", text("unsent")).await;
+    device
+        .engine
+        .logout(Logout::KeepUnsent, PATIENCE)
+        .await
+        .expect("logout");
+    town.server.heal();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(town.has("9"), None, "nothing is sent of who is away");
+    let device = device
+        .restart_with(|b| b.tables(["notes"]).user("bob"))
+        .await;
+    device.sync().await;
+    assert_eq!((device.get("9").await, town.has("9")), (None, None));
+    device
+        .engine
+        .logout(Logout::Wipe, PATIENCE)
+        .await
+        .expect("logout");
+    let device = device.restart().await;
+    assert_eq!(device.get("9").await, Some(text("unsent")));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    device.sync().await;
+    assert_eq!(town.has("9"), Some(text("unsent")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_another_user_are_not_opened() {
+    let town = Town::new();
+    let device = town.device().await;
+    device.sync().await;
+    let remote = syncvault::testing::TableRemote::new(&device.vault);
+    let builder = syncvault::sync::SyncEngine::builder(device.local.clone(), remote, &device.vault);
+    let error = builder
+        .user("bob")
+        .tables(["notes"])
+        .build()
+        .await
+        .expect_err("ann's");
+    assert_eq!(error.kind(), ErrorKind::WrongState);
 }
