@@ -45,8 +45,6 @@ pub use orchestrator::{
     FeatureStatus, FeatureStatuses, InitialState, InitialSync, Phase, Step, StepError, SyncEvent,
     SyncEventKind, SyncEvents, SyncOrchestrator, SyncOrchestratorBuilder, SyncReport, Tally,
 };
-#[cfg(feature = "sqlite")]
-pub use table::QueuedInTransaction;
 pub use table::{BatchChange, BatchResult, Deletions, PostgrestRemote, PostgrestTable, RestRemote};
 pub use table::{
     Change, ChangedBy, Collection, ConflictStrategy, DamagedRow, Decision, Drained, LocalFuture,
@@ -56,3 +54,5 @@ pub use table::{
     RemoteRow, RemoteStore, Resolver, Row, SyncEngine, SyncEngineBuilder, Table, TableConflict,
     TableEvent, TableEventKind, TableEvents, TableSpec, TableState, Touched, Unsynced, Version,
 };
+#[cfg(feature = "sqlite")]
+pub use table::{QueuedInTransaction, SqliteLocal, SqliteTable};

@@ -24,6 +24,8 @@ mod record;
 mod remote;
 mod same;
 mod settle;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod thread;
 mod version;
 mod write;
@@ -54,6 +56,8 @@ pub use remote::{
     DamagedRow, PullRequest, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow,
     RemoteStore,
 };
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteLocal, SqliteTable};
 pub use version::Version;
 
 pub use postgrest::{Deletions, PostgrestRemote, PostgrestTable};

@@ -471,23 +471,20 @@ impl SyncEngine {
             .syncing
             .orchestrator(&self.shared.core, &self.shared.hints)?;
         let forward = forward(self.core().clone(), &new);
-        let old = {
-            let mut orchestrator = self
-                .shared
-                .orchestrator
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *orchestrator, new)
-        };
-        let mut tasks = self
-            .shared
-            .tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        self.replace(new, forward).shutdown().await
+    }
+
+    /// Puts another orchestrator in the place of the one that is there, which it gives back.
+    fn replace(&self, new: SyncOrchestrator, forward: JoinHandle<()>) -> SyncOrchestrator {
+        let shared = &self.shared;
+        let mut tasks = shared.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|task| !task.is_finished());
         tasks.push(forward);
-        drop(tasks);
-        old.shutdown().await
+        let mut orchestrator = shared
+            .orchestrator
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *orchestrator, new)
     }
 
     /// All events from now on. Rows in them are masked.
