@@ -29,7 +29,7 @@ impl Drop for Site {
     }
 }
 
-fn soft() -> PostgrestTable {
+pub(super) fn soft() -> PostgrestTable {
     PostgrestTable::default().deletions(Deletions::Time("deleted_at".to_owned()))
 }
 
@@ -40,7 +40,7 @@ impl Site {
         Self { fake, url, serving }
     }
 
-    async fn client_of(
+    pub(super) async fn client_of(
         &self,
         user: &'static str,
         table: PostgrestTable,
@@ -53,7 +53,7 @@ impl Site {
         Client::new(PostgrestRemote::new(vault.clone()).usual(table), vault)
     }
 
-    pub(super) async fn client(&self, user: &'static str) -> Client<PostgrestRemote> {
+    async fn client(&self, user: &'static str) -> Client<PostgrestRemote> {
         self.client_of(user, soft()).await
     }
 }
