@@ -92,7 +92,7 @@
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
-//! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order; servers by a documented protocol, Supabase |
+//! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order; tables in step with a server (docs/sync-protocol.md), or with Supabase |
 //! | `metrics` | no | depth, ages, attempts and gates through the `metrics` facade: docs/metrics.md |
 //! | `test-util` | no | fakes for clock, network, transport and store, the contract suite for stores, a simulation of whole vaults |
 

@@ -5,9 +5,9 @@
 //! 1. **The orchestrator**, [`SyncOrchestrator`]: it runs *features* ("contacts", "messages") through handlers that the app
 //!    writes, [`InitialSync`] and [`BackgroundSync`]. It owns order, retries, checkpoints, cancelling, status and events;
 //!    the handlers own the data and the requests.
-//! 2. **The table engine**, which comes next: a handler that is ready to use. A table is a feature of the same name; its
-//!    initial sync fetches pages from a `RemoteStore` and saves them into a `LocalStore`, its background sync drains the
-//!    vault's queue (one lane for each record) in the place of a push, and then pulls.
+//! 2. **The table engine**, [`SyncEngine`]: handlers that are ready to use. A table is a feature of the same name; its initial
+//!    sync lists pages from a [`RemoteStore`] into a [`LocalStore`], its background sync drains the vault's queue (one lane
+//!    for each record) in the place of a push, and then pulls.
 //!
 //! What both share stands in this module: names ([`FeatureKey`], [`ItemId`]), the opaque [`Cursor`], items with versions and
 //! tombstones ([`LocalItem`], [`ServerItem`]), the [`Page`], and the [`Checkpoint`] with the stores that keep it.

@@ -11,6 +11,7 @@ use futures_util::{StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::clerk::Clerk;
 use super::core::{Core, Desk, Tally};
@@ -24,11 +25,14 @@ use crate::SyncVault;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::decide::Backoff;
 use crate::error::{Error, ErrorKind, Result};
+use crate::parts::Connection;
 use crate::sync::orchestrator::SyncOrchestrator;
 use crate::sync::{Checkpoint, CheckpointFuture, CheckpointKey, CheckpointStore, FeatureKey};
 
 /// How many events a slow reader may be behind.
 const EVENTS_MAX: usize = 1024;
+/// The least time between two syncs that the network starts.
+const STEADY: Duration = Duration::from_secs(10);
 /// How many hints may wait.
 const HINTS_MAX: usize = 256;
 
@@ -86,7 +90,7 @@ impl SyncEngineBuilder {
                 max_batch_size: 1000,
                 max_concurrent: 2,
                 backoff: Backoff::exponential(base, cap).equal_jitter(),
-                max_retries: 3,
+                max_retries: 5,
                 min_interval: Duration::from_secs(5 * 60),
                 period: None,
                 clock: Arc::new(SystemClock),
@@ -166,7 +170,7 @@ impl SyncEngineBuilder {
         self
     }
 
-    /// How often each step of a sync is tried again. Default: 3.
+    /// How often each step of a sync is tried again. Default: 5.
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.syncing.max_retries = retries;
         self
@@ -299,7 +303,7 @@ impl Syncing {
             .backoff(self.backoff)
             .max_retries(self.max_retries)
             .min_interval(self.min_interval)
-            .on_connectivity(core.vault.watch_connection())
+            .on_connectivity(steady(core.vault.watch_connection()))
             .hints(heard)
             .clock(SameClock(self.clock.clone()));
         if let Some(period) = self.period {
@@ -364,6 +368,23 @@ impl Core {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(table)
     }
+}
+
+/// Without a flicker: a network that comes back again and again starts a sync each [`STEADY`], not each time.
+fn steady(
+    changes: impl Stream<Item = Connection> + Send + 'static,
+) -> impl Stream<Item = Connection> + Send + 'static {
+    let start = (Box::pin(changes), None::<Instant>);
+    stream::unfold(start, |(mut changes, last_online)| async move {
+        let now = changes.next().await?;
+        if now == Connection::Offline {
+            return Some((now, (changes, last_online)));
+        }
+        if let Some(last) = last_online {
+            tokio::time::sleep_until(last + STEADY).await;
+        }
+        Some((now, (changes, Some(Instant::now()))))
+    })
 }
 
 /// The engine's clock, for its orchestrators.

@@ -14,6 +14,9 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::sync::{Cursor, ItemId};
 
+/// How long a pull waits for an origin that the vault spares.
+const SPARED: Duration = Duration::from_secs(10);
+
 /// What a verb of a [`RemoteStore`] returns.
 pub type RemoteFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
 
@@ -269,6 +272,10 @@ impl From<crate::Error> for RemoteError {
             crate::ErrorKind::Invalid
             | crate::ErrorKind::Closed
             | crate::ErrorKind::Unsupported => RemoteErrorKind::Refused,
+            // The origin is spared: it is just coming back, say.
+            crate::ErrorKind::OriginWaits => RemoteErrorKind::Retry {
+                after: Some(SPARED),
+            },
             _ => RemoteErrorKind::Retry { after: None },
         };
         Self::new(kind, error.to_string()).with_source(error)

@@ -196,6 +196,7 @@ async fn dynos_08_drains_while_offline_lose_nothing_and_refusals_are_kept() {
     assert_eq!(device.vault.dead_letters().count().await.expect("count"), 1);
     town.server.heal();
     device.engine.resend("notes", "1").await.expect("resend");
+    tokio::time::sleep(LONG).await;
     device.sync().await;
     assert_eq!(town.has("1"), Some(text("a")));
 }
@@ -212,7 +213,7 @@ async fn dynos_09_a_forbidden_record_stands_in_nobodys_way() {
         device.write(id, text(id)).await;
     }
     let drained = device.engine.drain().await.expect("drain");
-    assert_eq!((drained.delivered, drained.remaining), (3, 1));
+    assert_eq!((drained.remaining, town.server.rows("notes").len()), (1, 3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -143,6 +143,8 @@ impl Replica {
             sync.await.ok();
         }
         self.engine = None;
+        // What ran ends before the next one opens the store.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
     fn engine(&self) -> &SyncEngine {

@@ -113,7 +113,7 @@ async fn a_412_is_merged_stored_and_pushed_and_told_once() {
     );
     assert!(!device.is_unsynced("1").await);
     let heard = device.heard().await;
-    let conflicts: Vec<_> = heard.iter().filter_map(|kind| match kind {
+    let conflicts = heard.iter().filter_map(|kind| match kind {
         TableEventKind::Conflict {
             conflict,
             winner,
@@ -121,7 +121,7 @@ async fn a_412_is_merged_stored_and_pushed_and_told_once() {
         } => Some((conflict, winner, kept)),
         _ => None,
     });
-    let conflicts: Vec<_> = conflicts.into_iter().collect();
+    let conflicts: Vec<_> = conflicts.collect();
     assert_eq!(conflicts.len(), 1, "{heard:?}");
     let (conflict, winner, kept) = conflicts[0];
     assert_eq!(*winner, Winner::Merged);
@@ -360,7 +360,7 @@ async fn a_403_is_the_dead_letter_of_its_record_only() {
         device.write(id, text("a")).await;
     }
     let drained = device.engine.drain().await.expect("drain");
-    assert_eq!((drained.delivered, drained.remaining), (2, 1));
+    assert_eq!((drained.remaining, town.server.rows("notes").len()), (1, 2));
     let refused = device
         .hears(|kind| matches!(kind, TableEventKind::Refused { .. }))
         .await;
@@ -573,6 +573,7 @@ async fn what_is_unsent_at_a_logout_waits_for_its_user() {
     let device = device
         .restart_with(|b| b.tables(["notes"]).user("bob"))
         .await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
     device.sync().await;
     assert_eq!((device.get("9").await, town.has("9")), (None, None));
     device

@@ -34,6 +34,12 @@ pub(super) struct Device {
 
 impl Town {
     pub(super) fn new() -> Self {
+        if std::env::var_os("TRACE").is_some() {
+            tracing_subscriber::fmt()
+                .with_env_filter(tracing_subscriber::EnvFilter::new("debug"))
+                .try_init()
+                .ok();
+        }
         let clock = TestClock::new();
         Self {
             server: TableServer::new(clock.clone()),
@@ -119,6 +125,8 @@ impl Device {
             events,
         } = self;
         drop((vault, old, events));
+        // What ran ends before the next one opens the store.
+        tokio::time::sleep(Duration::from_millis(1)).await;
         let vault = self::vault(&server, &store, &clock).await;
         let engine = self::engine(&local, &vault, &clock, more).await;
         Self {
