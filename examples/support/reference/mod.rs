@@ -98,11 +98,6 @@ impl Reference {
         lock(&self.0.faults).extend(faults);
     }
 
-    /// No more faults.
-    pub(crate) fn calm(&self) {
-        lock(&self.0.faults).clear();
-    }
-
     /// The requests so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         lock(&self.0.seen).clone()
