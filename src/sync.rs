@@ -45,6 +45,7 @@ pub use orchestrator::{
     FeatureStatus, FeatureStatuses, InitialState, InitialSync, Phase, Step, StepError, SyncEvent,
     SyncEventKind, SyncEvents, SyncOrchestrator, SyncOrchestratorBuilder, SyncReport, Tally,
 };
+pub use table::{BatchChange, BatchResult, Deletions, PostgrestRemote, PostgrestTable, RestRemote};
 pub use table::{
     Change, ChangedBy, Collection, ConflictStrategy, DamagedRow, Decision, Drained, LocalFuture,
     LocalRecord, LocalStep, LocalStore, Logout, MemoryLocal, Operation, Outgoing, OutgoingState,

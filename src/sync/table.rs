@@ -30,6 +30,12 @@ mod thread;
 mod version;
 mod write;
 
+// The dialects.
+mod instant;
+mod postgrest;
+mod rest;
+mod wire;
+
 pub use builder::SyncEngineBuilder;
 pub use change::{Change, Operation, PushRequest, Pushed};
 pub use collection::Collection;
@@ -53,3 +59,6 @@ pub use remote::{
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteLocal, SqliteTable};
 pub use version::Version;
+
+pub use postgrest::{Deletions, PostgrestRemote, PostgrestTable};
+pub use rest::{BatchChange, BatchResult, RestRemote};
