@@ -5,6 +5,7 @@ mod batch;
 mod folding;
 mod portal;
 mod verify;
+mod written;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub(crate) struct Finished {
     pub(crate) settle: Settle,
     pub(crate) lane: Lane,
     pub(crate) gate: Option<Gate>,
+    /// Resources that it wrote to: what is cached of them is stale.
+    pub(crate) stale: Vec<String>,
     /// What to tell the caller of a direct send once it is settled.
     pub(crate) reply: Option<(oneshot::Sender<Reply>, Reply)>,
     /// The turn of a named lane, given back after the settle.
@@ -84,6 +87,7 @@ impl Finished {
             settle,
             lane: record.lane.clone(),
             gate: None,
+            stale: Vec::new(),
             reply: None,
             turn: None,
             settled: None,
@@ -162,6 +166,7 @@ impl Reporter {
     pub(crate) fn finish(mut self, mut finished: Finished) {
         if let Some(interrupted) = self.interrupted.take() {
             finished.turn = interrupted.turn;
+            finished.stale = interrupted.stale;
             self.send(finished);
         }
     }
@@ -505,7 +510,7 @@ fn judged(parts: &Parts, observation: &Observation<'_>) -> Verdict {
 }
 
 /// Runs the attempt of a leased action and reports its end.
-pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
+pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, mut reporter: Reporter) {
     let Leased {
         record,
         wire_before,
@@ -528,6 +533,11 @@ pub(crate) async fn run(parts: Arc<Parts>, leased: Leased, reporter: Reporter) {
     }
     let exchange = exchange(&parts, &outgoing).await;
     let plan = conclude(&parts, &record, wire_before, &outgoing, &exchange);
+    reporter.wrote(
+        parts
+            .cache
+            .written(&outgoing.request, plan.wire, exchange.head()),
+    );
     let is_kept = matches!(
         plan.settlement,
         Settlement::Delivered { .. } | Settlement::Dead { .. }

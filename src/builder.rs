@@ -1,6 +1,8 @@
 //! `SyncVaultBuilder`: every option with its default and its check. A bad one is an error that names it.
 
 mod batching;
+#[cfg(feature = "cache")]
+mod cache;
 mod check;
 mod citizen;
 mod coalesce;
@@ -9,6 +11,7 @@ mod encrypting;
 mod files;
 mod opening;
 mod portal;
+mod principals;
 mod rules;
 mod starting;
 mod trace;
@@ -20,8 +23,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
-
 use crate::action::{Origin, StoredRequest};
 use crate::clock::{Clock, SystemClock};
 use crate::connectivity::Connectivity;
@@ -29,6 +30,7 @@ use crate::decide::{Backoff, Classifier, Counted, DeadLane, KeyForm, RetryPolicy
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::parts::cached;
 use crate::parts::{
     CoalesceRule, DeadLetter, Draining, GateBook, LaneRule, LetterCallback, Options, Seams,
     TraceHook, VerifyHook,
@@ -41,7 +43,7 @@ use crate::transport::{
 use crate::vault::SyncVault;
 
 use batching::Batching;
-use check::{bad, is_loopback, is_taken, option, parse_url, within};
+use check::{bad, is_loopback, key_header, option, parse_url, within};
 use opening::{open, open_store};
 use portal::{Portals, probing};
 use rules::Rules;
@@ -102,6 +104,7 @@ pub struct SyncVaultBuilder {
     principal: Option<String>,
     is_everybody_sent: bool,
     seal: Option<opening::SealStore>,
+    cache: cached::CacheSetting,
 }
 
 impl fmt::Debug for SyncVaultBuilder {
@@ -168,6 +171,7 @@ impl SyncVaultBuilder {
             principal: None,
             is_everybody_sent: false,
             seal: None,
+            cache: cached::CacheSetting::default(),
         }
     }
 
@@ -319,8 +323,7 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// How long keys and answers of settled actions are remembered. Default: 24 hours. On a full disk a `SqliteStore` may forget
-    /// them sooner.
+    /// How long keys and answers of settled actions are remembered, unless the disk is full. Default: 24 hours.
     pub fn key_retention(mut self, age: Duration) -> Self {
         self.retention.age = age;
         self
@@ -436,19 +439,6 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// Who uses the app now; see [`SyncVault::principal`]. Default: nobody, and the actions of every principal wait.
-    pub fn principal(mut self, principal: impl Into<String>) -> Self {
-        self.principal = Some(principal.into());
-        self
-    }
-
-    /// Sends the actions of every principal, side by side, whoever is active: for programs that act for many at once, a
-    /// gateway say. The provider of credentials is told for whom.
-    pub fn all_principals(mut self) -> Self {
-        self.is_everybody_sent = true;
-        self
-    }
-
     /// Makes the jitter repeatable, for tests.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -466,6 +456,7 @@ impl SyncVaultBuilder {
         let seams = self.seams(&options).await?;
         let now = seams.clock.now();
         let opened = open(&*seams.store, now).await?;
+        options.cache.check_store(&*seams.store).await?;
         let until = now.after(options.policy.wait_max());
         seams.store.amend(Amend::Hasten { until }).await?;
         let mut gates = GateBook::new(opened.gates.clone());
@@ -510,14 +501,8 @@ impl SyncVaultBuilder {
             .body_bytes_max
             .unwrap_or(BODY_BYTES_MAX.min(self.limits.bytes_max));
         within("body_bytes_max", body_bytes_max, 1, self.limits.bytes_max)?;
-        let key_header = HeaderName::try_from(self.key_header.as_str())
-            .map_err(|e| bad("idempotency_header", "is not a header name").with_source(e))?;
-        if is_taken(&key_header) {
-            return Err(bad(
-                "idempotency_header",
-                "is a header that HTTP itself or credentials need",
-            ));
-        }
+        let key_header = key_header(&self.key_header)?;
+        option("cache", self.cache.check())?;
         Ok(Options {
             guards: self.guards(&base)?,
             expects_json: self.portals.expects_json,
@@ -542,6 +527,7 @@ impl SyncVaultBuilder {
             coalesce_by: self.coalesce_by.take(),
             batchers: self.batchers()?,
             on_dead_letter: self.on_dead_letter.take(),
+            cache: self.cache.clone(),
         })
     }
 

@@ -1,6 +1,11 @@
 //! What a send and an enqueue do: check, admit, try once, hand the rest to the worker.
 //! The promises of the direct path live here: on disk before the first byte, never past its lane.
 
+#[cfg(feature = "cache")]
+mod cache;
+#[cfg(not(feature = "cache"))]
+#[path = "dispatch/no_cache.rs"]
+mod cache;
 mod coalesce;
 mod detached;
 mod draft;
@@ -28,8 +33,10 @@ use crate::ticket::Ticket;
 use crate::transport::{Arrived, Keep, arrived, keep, tee};
 use crate::worker::Control;
 
+use cache::Cache;
 use detached::Detached;
 pub(crate) use draft::Draft;
+pub(crate) use outcome::Given;
 pub use outcome::{Delivery, Outcome};
 pub use replace::Replaced;
 
@@ -55,7 +62,7 @@ impl Dispatch {
         mut draft: Draft,
         payload: Payload,
         delivery: Delivery,
-    ) -> Result<Outcome> {
+    ) -> Result<Given> {
         let parts = &self.desk.parts;
         parts.check_open()?;
         if delivery != Delivery::Never {
@@ -108,7 +115,9 @@ impl Desk {
             let text = "its principal was forgotten meanwhile: nothing of the request is kept";
             return Err(Error::new(ErrorKind::WrongState, text));
         }
+        let stale = self.parts.cache.queued(&record.content);
         let mut append = Append::new(record, body, now);
+        append.stale = stale;
         append.limits = self.parts.options.limits;
         append.key_retention = self.parts.options.retention.age;
         Ok(append)
@@ -164,7 +173,7 @@ impl Desk {
 
     /// `WriteAhead`: on disk and leased in one commit, then tried. Detached: when the caller drops its future, the
     /// attempt goes on.
-    async fn write_ahead(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
+    async fn write_ahead(&self, draft: Draft, body: KeptBody) -> Result<Given> {
         let parts = &self.parts;
         let turn = parts.turn(&draft.lane).await;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
@@ -220,23 +229,33 @@ impl Desk {
     }
 
     /// `OnFailure`: tried at once, and queued only when there is no answer to give.
-    async fn send_first(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
+    async fn send_first(&self, draft: Draft, body: KeptBody) -> Result<Given> {
         let parts = &self.parts;
         if let Some(ticket) = self.known(&draft, &body).await? {
             return Ok(Outcome::Queued(ticket));
         }
+        let cache = Cache::of(parts, &draft, &body).await;
+        if let Some(outcome) = cache.fresh().await {
+            return Ok(outcome);
+        }
         let turn = parts.turn(&draft.lane).await;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
         if !may_try || self.is_lane_busy(&draft.lane).await? {
+            if let Some(outcome) = cache.instead().await {
+                return Ok(outcome);
+            }
             let record = draft.record(&body, parts.now())?;
             return self.queue(record, body).await.map(Outcome::Queued);
         }
         let record = draft.outline(&body, parts.now());
         let outgoing = draft.outgoing(&record, &body);
-        let (record, plan, exchange) = self.try_once(record, &outgoing).await;
+        let (record, plan, exchange) = self.try_with(record, &outgoing, &cache).await;
+        if let Some(outcome) = cache.instead_of(&plan, &exchange).await {
+            return Ok(outcome);
+        }
         let outcome = match (plan.settlement, exchange.result) {
             (Settlement::Delivered { .. } | Settlement::Dead { .. }, Ok(response)) => {
-                Ok(Outcome::Sent(response))
+                Ok(Outcome::Sent(cache.keep(response)))
             }
             (settlement, _) => {
                 let mut record =
@@ -251,7 +270,44 @@ impl Desk {
     }
 
     /// `Never`: an answer or an error.
-    async fn send_only(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
+    async fn send_only(&self, draft: Draft, body: KeptBody) -> Result<Given> {
+        let parts = &self.parts;
+        let cache = Cache::of(parts, &draft, &body).await;
+        if let Some(outcome) = cache.fresh().await {
+            return Ok(outcome);
+        }
+        let (turn, outgoing, record) = match self.admit_only(&draft, &body).await {
+            Ok(admitted) => admitted,
+            Err(refused) if refused.kind() == ErrorKind::Invalid => return Err(refused),
+            Err(refused) => return cache.instead().await.ok_or(refused),
+        };
+        let (_, plan, exchange) = self.try_with(record, &outgoing, &cache).await;
+        drop(turn);
+        if let Some(outcome) = cache.instead_of(&plan, &exchange).await {
+            return Ok(outcome);
+        }
+        if let Some(sign) = plan.portal {
+            let text = format!(
+                "a login page of the network seems to stand before the server ({sign}), and the request may not be queued"
+            );
+            return Err(Error::new(ErrorKind::Portal, text));
+        }
+        let sent = |response| Outcome::Sent(cache.keep(response));
+        exchange.result.map(sent).map_err(|failure| {
+            let text = format!(
+                "the request got no answer ({}), and may not be queued",
+                failure.kind()
+            );
+            Error::new(ErrorKind::Unreachable, text).with_source(failure)
+        })
+    }
+
+    /// May a request that may not be queued be tried now?
+    async fn admit_only(
+        &self,
+        draft: &Draft,
+        body: &KeptBody,
+    ) -> Result<(Option<OwnedMutexGuard<()>>, Outgoing, Record)> {
         let parts = &self.parts;
         let why_not = if *parts.mode.borrow() == ConnectivityMode::Offline {
             Some((ErrorKind::Unreachable, "the app set the vault offline"))
@@ -270,7 +326,7 @@ impl Desk {
                 format!("{why}, and this request may not be queued"),
             ));
         }
-        self.known(&draft, &body).await?;
+        self.known(draft, body).await?;
         let turn = parts.turn(&draft.lane).await;
         self.check_origin(&draft.origin)?;
         if self.is_lane_busy(&draft.lane).await? {
@@ -280,23 +336,9 @@ impl Desk {
             );
             return Err(Error::new(ErrorKind::WrongState, text));
         }
-        let record = draft.outline(&body, parts.now());
-        let outgoing = draft.outgoing(&record, &body);
-        let (_, plan, exchange) = self.try_once(record, &outgoing).await;
-        drop(turn);
-        if let Some(sign) = plan.portal {
-            let text = format!(
-                "a login page of the network seems to stand before the server ({sign}), and the request may not be queued"
-            );
-            return Err(Error::new(ErrorKind::Portal, text));
-        }
-        exchange.result.map(Outcome::Sent).map_err(|failure| {
-            let text = format!(
-                "the request got no answer ({}), and may not be queued",
-                failure.kind()
-            );
-            Error::new(ErrorKind::Unreachable, text).with_source(failure)
-        })
+        let record = draft.outline(body, parts.now());
+        let outgoing = draft.outgoing(&record, body);
+        Ok((turn, outgoing, record))
     }
 
     /// A request that may not be queued is refused while its origin is to be spared. While it is only unreachable, it may be what
@@ -347,6 +389,7 @@ impl Desk {
             outgoing,
             &exchange,
         );
+        self.note_written(outgoing, &plan, &exchange).await;
         if let Some(gate) = plan.gate.clone() {
             // In memory it is known already; the worker writes it down, and is gone only when the vault is closed.
             drop(self.reports.send(Report::Gate(Box::new(gate))));
@@ -443,10 +486,14 @@ async fn attempt_direct(
     record: Record,
     outgoing: Outgoing,
     reply: oneshot::Sender<Reply>,
-    reporter: Reporter,
+    mut reporter: Reporter,
 ) {
     let exchange = attempt::exchange(&parts, &outgoing).await;
     let mut plan = attempt::conclude(&parts, &record, WireState::NeverSent, &outgoing, &exchange);
+    let stale = parts
+        .cache
+        .written(&outgoing.request, plan.wire, exchange.head());
+    reporter.wrote(stale);
     let response = match (&plan.settlement, exchange.result) {
         (Settlement::Delivered { .. }, Ok(response)) => {
             let (response, answer, settled) = split(&parts, &record, response);

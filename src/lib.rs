@@ -108,6 +108,7 @@
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
+//! | `cache` | no | answers to GETs are kept, and given when the network is not there: `SyncVaultBuilder::cache`, `RequestBuilder::send_or_cached` |
 //! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order |
 //! | `metrics` | no | depth, ages, attempts and gates through the `metrics` facade: docs/metrics.md |
 //! | `test-util` | no | fakes for clock, network, transport and store, the contract suite for stores, a simulation of whole vaults |
@@ -148,6 +149,8 @@ pub use dispatch::{Delivery, Outcome, Replaced};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind, Events, Status, StatusChanges};
 pub use listing::{Listing, Paging};
+#[cfg(feature = "cache")]
+pub use parts::cached::{CacheOptions, WhenFresh};
 pub use parts::{
     Coalesced, Coalescing, Connection, ConnectivityMode, DeadLetter, Draining, GateStats,
     IntoVerified, Merge, OriginStats, Stats, Unsure, VerdictCounts, Verified, VerifyError,
@@ -160,6 +163,8 @@ pub use reqwest;
 pub use rusqlite;
 pub use ticket::{End, Ticket};
 pub use transport::{CredentialRequest, Credentials, Refresh, bearer};
+#[cfg(feature = "cache")]
+pub use vault::CacheStats;
 pub use vault::{Cancellation, Cleared, ConnectionChanges, SyncVault, WhyPending};
 pub use worker::{DrainReport, Stopped};
 

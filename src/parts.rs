@@ -2,6 +2,7 @@
 //! and what is known about gates. No flow of its own.
 
 mod batchers;
+pub(crate) mod cached;
 mod coalesce;
 mod gates;
 #[cfg(feature = "metrics")]
@@ -11,6 +12,7 @@ pub(crate) mod metrics;
 pub(crate) mod metrics;
 mod portal;
 mod principals;
+mod sleep;
 mod stats;
 mod url;
 mod verify;
@@ -45,6 +47,7 @@ pub use coalesce::{Coalesced, Coalescing, Merge, WholeRequest};
 pub(crate) use gates::GateBook;
 pub(crate) use portal::{Guards, is_portal};
 pub(crate) use principals::Principals;
+pub(crate) use sleep::sleep_until;
 pub(crate) use stats::Tallies;
 pub use stats::{GateStats, OriginStats, Stats, VerdictCounts};
 pub use verify::{IntoVerified, Unsure, Verified, VerifyError};
@@ -137,28 +140,7 @@ pub(crate) struct Options {
     pub(crate) coalesce_by: Option<CoalesceRule>,
     pub(crate) batchers: Batchers,
     pub(crate) on_dead_letter: Option<LetterCallback>,
-}
-
-impl Options {
-    /// Every origin that requests may go to.
-    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
-        std::iter::once(&self.base_origin).chain(&self.allowed_origins)
-    }
-
-    /// Requests go to the base origin and to the origins that were allowed, to no other.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Invalid`] for another origin.
-    pub(crate) fn allows(&self, origin: &Origin) -> Result<()> {
-        if *origin == self.base_origin || self.allowed_origins.contains(origin) {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "{origin} is not the origin of this vault ({}): allow it with `allow_origin(..)`",
-            self.base_origin
-        )))
-    }
+    pub(crate) cache: cached::CacheSetting,
 }
 
 impl fmt::Debug for Options {
@@ -181,6 +163,7 @@ pub(crate) struct Parts {
     pub(crate) desk: Option<CredentialDesk>,
     pub(crate) options: Options,
     pub(crate) hub: EventHub,
+    pub(crate) cache: cached::CacheBook,
     pub(crate) mode: watch::Sender<ConnectivityMode>,
     pub(crate) connection: watch::Sender<Connection>,
     pub(crate) is_paused: AtomicBool,
@@ -232,6 +215,7 @@ impl Parts {
             connectivity: seams.connectivity,
             clock: seams.clock,
             desk: seams.desk,
+            cache: cached::CacheBook::new(&options.cache),
             options,
             hub,
             mode: watch::Sender::new(ConnectivityMode::Auto),
@@ -504,6 +488,7 @@ impl Parts {
 
     /// Removes all that is kept of a principal, step by step. Returns how many pending actions and dead letters went.
     pub(crate) async fn forget(self: &Arc<Self>, principal: String) -> Result<u64> {
+        self.cache.forget().await;
         let mut evicted = 0;
         loop {
             let change = Amend::Forget {
@@ -592,16 +577,5 @@ impl Parts {
                 tracing::error!(action = %id, "the dead-letter callback panicked");
             }
         });
-    }
-}
-
-/// Sleeps until `due` on the vault's clock; for ever when there is none.
-///
-/// A sleep is never longer than `HOUR`: a wall clock that was set back is noticed.
-pub(crate) async fn sleep_until(clock: &dyn Clock, due: Option<Timestamp>) {
-    const HOUR: Duration = Duration::from_secs(60 * 60);
-    match due {
-        Some(due) => tokio::time::sleep(due.since(clock.now()).min(HOUR)).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,6 +1,8 @@
 //! The request builder: reads like reqwest's, plus what the queue has to know.
 //! Everything that can be wrong with a request is found here, before anything is kept or sent.
 
+#[cfg(feature = "cache")]
+mod cache;
 #[cfg(feature = "sqlite")]
 mod outbox;
 mod references;
@@ -22,9 +24,10 @@ use crate::decide::{
     HEADER_BYTES_MAX, TRACEPARENT, TraceParent, URL_BYTES_MAX, check_key, key_from_header,
     split_credentials, weight,
 };
-use crate::dispatch::{Delivery, Dispatch, Draft, Outcome};
+use crate::dispatch::{Delivery, Dispatch, Draft, Given, Outcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::TraceHook;
+use crate::parts::cached::CacheTerms;
 use crate::payload::{Compression, Content, Form, Payload};
 use crate::ticket::Ticket;
 
@@ -66,6 +69,7 @@ pub struct RequestBuilder {
     expires_in: Option<Duration>,
     not_before: Option<Timestamp>,
     delivery: Option<Delivery>,
+    cache: CacheTerms,
 }
 
 /// Method, host and path only: bodies, query strings and header values stay out of logs.
@@ -98,6 +102,7 @@ impl RequestBuilder {
             expires_in: None,
             not_before: None,
             delivery: None,
+            cache: CacheTerms::default(),
         }
     }
 
@@ -369,6 +374,10 @@ impl RequestBuilder {
     /// [`ErrorKind::Full`], [`ErrorKind::IdempotencyConflict`], storage errors; in each case nothing was kept. A
     /// failed attempt is not an error, except for [`Delivery::Never`].
     pub async fn send(self) -> Result<Outcome> {
+        self.send_out().await.map(Given::not_cached)
+    }
+
+    async fn send_out(self) -> Result<Given> {
         let method = self.request.as_ref().map(|request| request.method.clone());
         let delivery = match (self.delivery, method) {
             (Some(delivery), _) => delivery,
@@ -451,6 +460,7 @@ impl RequestBuilder {
             attempts_max: retries.saturating_add(1),
             expires_in: self.expires_in,
             not_before: self.not_before,
+            cache: self.cache,
         };
         Ok((draft, self.payload))
     }

@@ -1,5 +1,7 @@
 //! `SyncVault`, the handle: requests in, queue and dead letters out, watching and control. No flow of its own.
 
+#[cfg(feature = "cache")]
+mod cache;
 mod connections;
 #[cfg(feature = "sync")]
 mod notes;
@@ -9,6 +11,8 @@ mod principals;
 mod replacing;
 mod seeing;
 
+#[cfg(feature = "cache")]
+pub use cache::CacheStats;
 pub use connections::ConnectionChanges;
 
 use std::sync::Arc;

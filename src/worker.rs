@@ -179,6 +179,8 @@ impl Worker {
         }
         let mut step = Advance::new(self.parts.now(), self.parts.options.retention);
         step.settle = self.finished.iter().map(|f| f.settle.clone()).collect();
+        let stale = self.finished.iter().flat_map(|f| &f.stale);
+        step.stale = stale.cloned().collect();
         step.urgency = self.urgency();
         step.gates = self.latest_gates();
         step.fills = std::mem::take(&mut self.fills);

@@ -25,6 +25,10 @@ pub enum FrameKind {
     Body,
     /// What is kept of an answer.
     Answer,
+    /// What is known of a cached answer.
+    CachedHead,
+    /// The body of a cached answer.
+    CachedBody,
 }
 
 impl FrameKind {
@@ -33,6 +37,8 @@ impl FrameKind {
             Self::Action => 1,
             Self::Body => 2,
             Self::Answer => 3,
+            Self::CachedHead => 4,
+            Self::CachedBody => 5,
         }
     }
 
@@ -41,6 +47,8 @@ impl FrameKind {
             1 => Some(Self::Action),
             2 => Some(Self::Body),
             3 => Some(Self::Answer),
+            4 => Some(Self::CachedHead),
+            5 => Some(Self::CachedBody),
             _ => None,
         }
     }

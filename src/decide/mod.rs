@@ -2,6 +2,8 @@
 
 mod backoff;
 mod batch;
+#[cfg(feature = "cache")]
+mod cache;
 mod closing;
 mod dice;
 mod failure;
@@ -27,6 +29,8 @@ pub use backoff::Backoff;
 pub use batch::{
     BatchAnswer, BatchItem, BatchLimits, BatchProblem, BatchRequest, Batcher, Folded, ItemVerdict,
 };
+#[cfg(feature = "cache")]
+pub(crate) use cache::{AnswerHead, Given, Moments, Terms, Trouble, is_cacheable, is_storable};
 pub use closing::{Closing, reset_gate};
 pub use dice::Dice;
 pub use failure::FailureKind;

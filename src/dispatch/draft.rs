@@ -10,6 +10,7 @@ use crate::attempt::{self, Outgoing};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::Parts;
+use crate::parts::cached::CacheTerms;
 use crate::payload::KeptBody;
 
 /// A checked request with everything the queue has to know about it.
@@ -29,6 +30,12 @@ pub(crate) struct Draft {
     pub(crate) attempts_max: u32,
     pub(crate) expires_in: Option<Duration>,
     pub(crate) not_before: Option<Timestamp>,
+    /// What it says about the cache.
+    #[cfg_attr(
+        not(feature = "cache"),
+        allow(dead_code, reason = "it says nothing then")
+    )]
+    pub(crate) cache: CacheTerms,
 }
 
 impl Draft {

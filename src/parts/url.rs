@@ -1,11 +1,32 @@
-//! Where a request goes: paths join the base URL.
+//! Where a request may go, and goes: paths join the base URL.
 
 use reqwest::Url;
 
 use super::Options;
+use crate::action::Origin;
 use crate::error::{Error, Result};
 
 impl Options {
+    /// Every origin that requests may go to.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        std::iter::once(&self.base_origin).chain(&self.allowed_origins)
+    }
+
+    /// Requests go to the base origin and to the origins that were allowed, to no other.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for another origin.
+    pub(crate) fn allows(&self, origin: &Origin) -> Result<()> {
+        if *origin == self.base_origin || self.allowed_origins.contains(origin) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "{origin} is not the origin of this vault ({}): allow it with `allow_origin(..)`",
+            self.base_origin
+        )))
+    }
+
     /// A relative path joins the base, as a browser joins a link to a page in the folder `base`; a path with a leading
     /// slash joins it too, so that a base with a path (`https://api.example.com/v1`) keeps it. A URL stays as it is.
     ///

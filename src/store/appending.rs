@@ -28,6 +28,9 @@ pub struct Append {
     /// they are there, those of [merged](Record::is_merged) ones as those of delivered ones; those of cancelled, expired, otherwise
     /// superseded and returned ones are free at once.
     pub key_retention: Duration,
+    /// Resources that it writes to: what is [cached](super::CacheTarget::resource) of them is stale from now on. Only when it is
+    /// added.
+    pub stale: Vec<String>,
     /// The vault's clock.
     pub now: Timestamp,
 }
@@ -46,6 +49,7 @@ impl Append {
             limits,
             keyring: None,
             key_retention,
+            stale: Vec::new(),
             now,
         }
     }

@@ -58,6 +58,8 @@ pub enum Problem {
     Quarantine,
     /// Something was begun and not ended: an import, the forgetting of a principal.
     Unfinished,
+    /// A cached answer is damaged or out of place: it is dropped when it is met.
+    Cache,
     /// A file that is none of the vault's.
     UnknownFile,
     /// Others may read it, or it is a symbolic link.
@@ -70,7 +72,7 @@ impl Problem {
     pub fn severity(self) -> Severity {
         match self {
             Self::Newer | Self::Quarantine | Self::Unfinished | Self::UnknownFile => Severity::Note,
-            Self::Orphan | Self::Access => Severity::Warning,
+            Self::Orphan | Self::Access | Self::Cache => Severity::Warning,
             _ => Severity::Damage,
         }
     }
@@ -120,6 +122,9 @@ pub struct Examination {
     pub bodies: u64,
     /// Answers that were read, and are whole.
     pub answers: u64,
+    /// Cached answers that were read, and are whole.
+    #[serde(default)]
+    pub cached: u64,
     /// What is there, counted anew.
     pub counts: Counts,
     /// The ledger that is kept.

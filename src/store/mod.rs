@@ -10,6 +10,7 @@ mod batches;
     allow(dead_code, reason = "only stores on disk make such files")
 )]
 mod bodies;
+mod caching;
 #[cfg_attr(
     not(any(feature = "fjall", feature = "sled", feature = "sqlite")),
     allow(dead_code, reason = "only stores on disk can be damaged")
@@ -50,6 +51,9 @@ mod step;
 
 pub use appending::{Append, Appended, Direct, LanePlace, Limits, Over, PARENTS_MAX, Then, Unfit};
 pub use batches::Batches;
+pub use caching::{
+    CacheChange, CacheEntry, CacheKey, CacheTarget, CacheTotals, Cached, CachedHead,
+};
 pub use change::{Amend, Amended};
 pub(crate) use examination::Examiner;
 pub use examination::{Examination, Finding, Problem, Progress, Severity};
@@ -216,6 +220,31 @@ pub trait Store: Any + fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Err(no_notes())))
     }
 
+    /// The cached answers to a target. Cached answers are no actions: neither counted nor in the ledger, and one that cannot be
+    /// read is dropped. [Forgetting](Amend::Forget) a principal removes its own.
+    ///
+    /// As provided, this and the other three verbs of the cache fail with
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
+    fn cached(&self, _target: CacheTarget) -> StoreFuture<'_, Vec<CachedHead>> {
+        Box::pin(std::future::ready(Err(no_cache())))
+    }
+
+    /// The body of a cached answer; nothing when it is gone.
+    fn cached_body(&self, _key: CacheKey) -> StoreFuture<'_, Option<Bytes>> {
+        Box::pin(std::future::ready(Err(no_cache())))
+    }
+
+    /// Changes what is cached. A head over [`CacheEntry::HEAD_BYTES_MAX`] is refused with
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid).
+    fn cache(&self, _change: CacheChange) -> StoreFuture<'_, Cached> {
+        Box::pin(std::future::ready(Err(no_cache())))
+    }
+
+    /// How much is cached. Kept, not scanned.
+    fn cache_totals(&self) -> StoreFuture<'_, CacheTotals> {
+        Box::pin(std::future::ready(Err(no_cache())))
+    }
+
     /// Ends the run: everything is on disk and the directory is unlocked when it returns. Later verbs fail with
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). Closing twice is fine.
     fn close(&self) -> StoreFuture<'_, ()>;
@@ -232,6 +261,11 @@ pub const NOTE_BYTES_MAX: usize = 4096;
 
 fn no_notes() -> crate::Error {
     let text = "this store keeps no notes; use one of the crate's stores, or keep them elsewhere";
+    crate::Error::new(crate::ErrorKind::Unsupported, text)
+}
+
+fn no_cache() -> crate::Error {
+    let text = "this store keeps no cached answers; use one of the crate's stores";
     crate::Error::new(crate::ErrorKind::Unsupported, text)
 }
 
@@ -388,6 +422,28 @@ macro_rules! delegate_store {
 
             fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
                 self.store.set_note(name, note)
+            }
+
+            fn cached(
+                &self,
+                target: crate::store::CacheTarget,
+            ) -> StoreFuture<'_, Vec<crate::store::CachedHead>> {
+                self.store.cached(target)
+            }
+
+            fn cached_body(&self, key: crate::store::CacheKey) -> StoreFuture<'_, Option<Bytes>> {
+                self.store.cached_body(key)
+            }
+
+            fn cache(
+                &self,
+                change: crate::store::CacheChange,
+            ) -> StoreFuture<'_, crate::store::Cached> {
+                self.store.cache(change)
+            }
+
+            fn cache_totals(&self) -> StoreFuture<'_, crate::store::CacheTotals> {
+                self.store.cache_totals()
             }
 
             fn close(&self) -> StoreFuture<'_, ()> {

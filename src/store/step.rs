@@ -33,6 +33,8 @@ pub struct Advance {
     /// The [revision](super::KeptKeyring::revision) of the keyring that answers, words and gates are sealed under; nothing =
     /// nothing of it is sealed. A store that keeps another one refuses the step.
     pub keyring: Option<u64>,
+    /// Resources that were written to: what is [cached](super::CacheTarget::resource) of them is stale from now on.
+    pub stale: Vec<String>,
     /// The vault's clock.
     pub now: Timestamp,
 }
@@ -61,6 +63,7 @@ impl Advance {
             retention,
             urgency: Urgency::Now,
             keyring: None,
+            stale: Vec::new(),
             now,
         }
     }

@@ -10,8 +10,9 @@ use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Find, KeptKeyring,
-    LaneTotals, Opened, Page, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, CacheChange, CacheKey, CacheTarget,
+    CacheTotals, Cached, CachedHead, Changed, Chunks, Find, KeptKeyring, LaneTotals, Opened, Page,
+    Query, Restore, Snapshot, Source, Store, StoreFuture, Totals,
 };
 
 /// A verb of a [`Store`].
@@ -36,6 +37,10 @@ pub enum Verb {
     SetKeyring,
     Note,
     SetNote,
+    Cached,
+    CachedBody,
+    Cache,
+    CacheTotals,
     Close,
 }
 
@@ -280,6 +285,22 @@ impl Store for FaultyStore {
     fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
         let name = name.to_owned();
         self.call(Verb::SetNote, move |store| store.set_note(&name, note))
+    }
+
+    fn cached(&self, target: CacheTarget) -> StoreFuture<'_, Vec<CachedHead>> {
+        self.call(Verb::Cached, move |store| store.cached(target))
+    }
+
+    fn cached_body(&self, key: CacheKey) -> StoreFuture<'_, Option<Bytes>> {
+        self.call(Verb::CachedBody, move |store| store.cached_body(key))
+    }
+
+    fn cache(&self, change: CacheChange) -> StoreFuture<'_, Cached> {
+        self.call(Verb::Cache, move |store| store.cache(change))
+    }
+
+    fn cache_totals(&self) -> StoreFuture<'_, CacheTotals> {
+        self.call(Verb::CacheTotals, |store| store.cache_totals())
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

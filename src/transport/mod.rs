@@ -2,6 +2,8 @@
 //! One call of [`Transport::send`] is one attempt. Nothing here decides about another one.
 
 mod answer;
+#[cfg(feature = "cache")]
+mod copy;
 mod credentials;
 mod desk;
 mod diagnosis;
@@ -15,6 +17,8 @@ use std::pin::Pin;
 
 pub(crate) use answer::{Arrived, arrived};
 pub use answer::{Keep, keep, tee};
+#[cfg(feature = "cache")]
+pub(crate) use copy::copied;
 pub use credentials::{
     CredentialError, CredentialFuture, CredentialProvider, CredentialRequest, Credentials,
     IntoCredentials, Refresh, bearer,

@@ -82,6 +82,9 @@ impl SyncVault {
     /// vault is opened again. An attempt on the wire goes on to its end: a direct send gets its answer, and nothing of it
     /// is kept.
     ///
+    /// It does not reach what was moved to `quarantine/`, which is the app's to remove, nor the checkpoints of a sync, which
+    /// belong to no principal.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] for a name that cannot be; storage errors, after which a second call does the rest.

@@ -6,6 +6,9 @@ mod batches;
 /// Bodies from files and forms, and compressed ones.
 #[cfg(feature = "sled")]
 mod bodies;
+/// Answers that are there when the network is not.
+#[cfg(all(feature = "cache", feature = "test-util"))]
+mod cache;
 /// Seeded chaos on whole vaults with a checker, and the stories of the fault catalogue.
 mod chaos;
 /// A scripted HTTP server on raw TCP that does what servers and networks do on bad days.

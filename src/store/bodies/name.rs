@@ -7,6 +7,8 @@ use crate::action::ActionId;
 pub(in crate::store) enum FileKind {
     Body,
     Answer,
+    /// The body of a cached answer.
+    Cached,
 }
 
 impl FileKind {
@@ -14,6 +16,7 @@ impl FileKind {
         match self {
             Self::Body => "body",
             Self::Answer => "answer",
+            Self::Cached => "cached",
         }
     }
 }
@@ -25,6 +28,7 @@ pub(super) fn parse(name: &str) -> Option<(ActionId, FileKind, u32)> {
     let kind = match kind {
         "body" => FileKind::Body,
         "answer" => FileKind::Answer,
+        "cached" => FileKind::Cached,
         _ => return None,
     };
     let is_whole = parts.next().is_none() && nonce.len() == 16 && nonce.is_ascii();

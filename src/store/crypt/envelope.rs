@@ -38,6 +38,9 @@ pub(super) enum Kind {
     Pieces,
     /// A note: bound to its hashed name.
     Note,
+    /// A cached answer: bound to its hashed names.
+    CachedHead,
+    CachedBody,
 }
 
 /// Where a sealed value belongs: what it is, and whose.
@@ -59,6 +62,8 @@ impl Place {
             Kind::Chunk { number, is_last } => (7, number, is_last),
             Kind::Pieces => (8, 0, false),
             Kind::Note => (9, 0, false),
+            Kind::CachedHead => (10, 0, false),
+            Kind::CachedBody => (11, 0, false),
         };
         let number = u32::to_le_bytes(number);
         let parts: [&[u8]; 5] = [head, &[kind], &self.id, &number, &[u8::from(is_last)]];
@@ -147,6 +152,8 @@ mod tests {
             place(Kind::Keyring, 1),
             place(Kind::Pieces, 1),
             place(Kind::Note, 1),
+            place(Kind::CachedHead, 1),
+            place(Kind::CachedBody, 1),
             place(chunk(0, false), 1),
             place(chunk(1, false), 1),
             place(chunk(1, true), 1),

@@ -1,6 +1,7 @@
 //! A store around another one that sees no content and no name: values are sealed on the way in and opened on the way
 //! out. What the scheduler needs (ids, times, states, counts) stays readable, and hashes stand for names.
 
+mod cache;
 mod chunks;
 mod envelope;
 mod key;
@@ -28,9 +29,9 @@ use self::keyring::{Above, Keyring};
 use self::reencrypt::Pass;
 use self::unlocked::Unlocked;
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Chunks, Cursor, Find,
-    KeptKeyring, LaneTotals, Opened, Page, Part, Query, Restore, Snapshot, Source, Store,
-    StoreFuture, Totals,
+    Advance, Advanced, Amend, Amended, Append, Appended, CacheChange, CacheKey, CacheTarget,
+    CacheTotals, Cached, CachedHead, Changed, Chunks, Cursor, Find, KeptKeyring, LaneTotals,
+    Opened, Page, Part, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals,
 };
 use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
@@ -446,6 +447,22 @@ impl Store for Sealed {
             let note = note.map(seal).transpose()?;
             self.store.set_note(&hashed, note).await
         })
+    }
+
+    fn cached(&self, target: CacheTarget) -> StoreFuture<'_, Vec<CachedHead>> {
+        Box::pin(self.cached_opened(target))
+    }
+
+    fn cached_body(&self, key: CacheKey) -> StoreFuture<'_, Option<Bytes>> {
+        Box::pin(self.cached_body_opened(key))
+    }
+
+    fn cache(&self, change: CacheChange) -> StoreFuture<'_, Cached> {
+        Box::pin(self.cache_sealed(change))
+    }
+
+    fn cache_totals(&self) -> StoreFuture<'_, CacheTotals> {
+        self.store.cache_totals()
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

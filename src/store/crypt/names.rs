@@ -25,6 +25,9 @@ enum Name {
     Coalesce = 5,
     Fingerprint = 6,
     Note = 7,
+    Resource = 8,
+    Query = 9,
+    Variant = 10,
 }
 
 impl Keyring {
@@ -59,6 +62,23 @@ impl Keyring {
 
     pub(super) fn note(&self, name: &str) -> String {
         self.hashed(Name::Note, name)
+    }
+
+    pub(super) fn resource(&self, resource: &str) -> String {
+        self.hashed(Name::Resource, resource)
+    }
+
+    pub(super) fn resources(&self, resources: &[String]) -> Vec<String> {
+        let resources = resources.iter();
+        resources.map(|resource| self.resource(resource)).collect()
+    }
+
+    pub(super) fn cache_query(&self, query: &str) -> String {
+        self.hashed(Name::Query, query)
+    }
+
+    pub(super) fn cache_variant(&self, variant: &str) -> String {
+        self.hashed(Name::Variant, variant)
     }
 
     /// The record as the store gets it.

@@ -83,6 +83,7 @@ impl Sealed {
             };
             return Ok(Amended::More(Vec::new()));
         }
+        self.clear_cache().await?;
         self.change(|ring| ring.drop_old(&pass.old)).await?;
         Ok(Amended::Done(Vec::new()))
     }

@@ -172,6 +172,7 @@ impl Sealed {
             gates: gates.collect::<Result<_>>()?,
             lease: lease.transpose()?,
             keyring: Some(ring.revision),
+            stale: ring.resources(&step.stale),
             ..step
         })
     }
@@ -286,6 +287,7 @@ pub(super) fn sealed_append(
     let owner = record.principal.as_deref();
     append.body = pieces::seal(ring, owner, record.id, append.body)?;
     append.record = record;
+    append.stale = ring.resources(&append.stale);
     append.keyring = Some(ring.revision);
     Ok(append)
 }

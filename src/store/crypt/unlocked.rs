@@ -71,7 +71,8 @@ impl Sealed {
         if self.unlock().await? {
             return Ok(());
         }
-        if opened.totals.ledger.enqueued > 0 || !opened.gates.is_empty() {
+        let has_held = opened.totals.ledger.enqueued > 0 || !opened.gates.is_empty();
+        if has_held || self.has_cached().await? {
             let text = "the vault holds, or held, requests, and has no keyring. If they are in clear, drain it without \
                  encryption and start a sealed one in a new directory; if it was sealed, restore its keyring from a backup";
             return Err(Error::new(ErrorKind::Unsupported, text));

@@ -57,6 +57,7 @@ impl<E: Engine> Queue<E> {
         for (settle, answer) in advance.settle.into_iter().zip(answers) {
             done.settled.push(self.settle(settle, answer, now)?);
         }
+        self.mark_stale(&advance.stale, now)?;
         for gate in advance.gates {
             self.gates.put(&mut self.txn, gate)?;
         }

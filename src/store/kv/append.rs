@@ -7,14 +7,30 @@ use super::queue::Queue;
 use super::records::{Found, Kept};
 use crate::action::{Lane, Record, State};
 use crate::clock::Timestamp;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Append, Appended, Direct, Limits, Then};
+
+/// How long an encoded request may be: it is kept in the engine.
+const CONTENT_BYTES_MAX: usize = 64 * 1024;
 
 /// An action on its way in, its body where it belongs.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) append: Append,
     pub(super) body: Kept,
+}
+
+pub(super) fn check(batch: &[Append]) -> Result<()> {
+    for append in batch {
+        if append.record.content.len() > CONTENT_BYTES_MAX {
+            let text = format!(
+                "URL and headers of a request are limited to {CONTENT_BYTES_MAX} bytes, these have {}",
+                append.record.content.len()
+            );
+            return Err(Error::invalid(text));
+        }
+    }
+    Ok(())
 }
 
 impl<E: Engine> Queue<E> {
@@ -64,6 +80,7 @@ impl<E: Engine> Queue<E> {
             Some((old, then)) => Some(self.supersede(old, then, record.id, append.now)?),
             None => None,
         };
+        self.mark_stale(&append.stale, append.now)?;
         self.admit(&mut record, place, append.now);
         if self.may_go_now(&record, append.direct, append.now)? {
             self.lease_new(&mut record, &body, append.now)?;

@@ -1,6 +1,7 @@
 //! Reads all that an engine holds and says what does not fit together. Writes nothing. Memory does not grow with the
 //! number of actions: each is looked up from both sides, from its record and from the indexes.
 
+mod cached;
 mod indexes;
 
 use std::collections::HashMap;
@@ -41,6 +42,7 @@ pub(in crate::store) fn examine<E: Engine>(
     let tally = examined.totals()?;
     examined.records()?;
     examined.indexes()?;
+    examined.cache()?;
     if let Some(dir) = bodies {
         examined.files(dir)?;
     }

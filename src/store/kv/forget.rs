@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::store::Amended;
 
 /// In the order of their keys, so that one key tells how far it is. What leaves the queue meanwhile goes ahead of it.
-const PARTS: [u8; 3] = [keys::PLACES, keys::SETTLED, keys::DEAD];
+const PARTS: [u8; 4] = [keys::PLACES, keys::CACHED, keys::SETTLED, keys::DEAD];
 
 /// A principal that is being forgotten.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +94,10 @@ impl<E: Engine> Queue<E> {
         mark: &Forgetting,
     ) -> Result<Option<Record>> {
         let id = match part {
+            keys::CACHED => {
+                self.forget_cached(key, &mark.principal)?;
+                return Ok(None);
+            }
             keys::PLACES => Place::decode(value)?.id,
             _ => keys::id_at(key, 9)?,
         };

@@ -15,11 +15,15 @@
 //! z <died at><id>                      weight, and the lane's name if it blocks it: dead letters
 //! f <id>                               seq, then Place: in flight
 //! g <gate key>                         gate (JSON)
-//! w <parent id><child id>              nothing: the child waits for the parent, or needs its answer
-//! r <parent id>                        the child looked at last, or nothing: the parent's children are to be looked at
-//! e <id>                               nothing: freed, its references to be filled in
+//! h <parent id><child id>              nothing: the child waits for the parent, or needs its answer
+//! i <parent id>                        the child looked at last, or nothing: the parent's children are to be looked at
+//! j <id>                               nothing: freed, its references to be filled in
 //! u <name>                             note: a value of what is built on the vault
-//! m <name>                             format, run, totals, pairs, keyring
+//! r <resource><query><variant>         head of a cached answer, a frame; 8 bytes of a hash each
+//! y <id>                               body of a cached answer, a frame; the id is a hash of the three
+//! w <used><resource><query><variant>   weight: cached answers in the order of their use
+//! e <resource>                         what was cached when something was written to it, and when
+//! m <name>                             format, run, totals, pairs, keyring, cache
 //! q <a|b|p><id>                        quarantine: bytes that could not be read
 //! s <a|b|p><id>                        frame that was carved, only while a store is built anew
 //! ```
@@ -27,8 +31,11 @@
 //! An append writes two keys (`b`, `l`) and what the caller's key, expiry and an empty lane add;
 //! the lane row and the totals are written once for each commit.
 
+mod cached;
+
 use bytes::Bytes;
 
+pub(super) use self::cached::{CacheSlot, cached_body};
 use crate::action::{ActionId, Lane};
 use crate::clock::Timestamp;
 use crate::decide::GateKey;
@@ -49,15 +56,20 @@ pub(super) const IN_FLIGHT: u8 = b'f';
 pub(super) const GATES: u8 = b'g';
 pub(super) const LANES: u8 = b'n';
 pub(super) const STAGED: u8 = b's';
-pub(super) const TIES: u8 = b'w';
-pub(super) const MARKS: u8 = b'r';
-pub(super) const UNFILLED: u8 = b'e';
+pub(super) const CACHED: u8 = b'r';
+pub(super) const CACHED_BODIES: u8 = b'y';
+pub(super) const USED: u8 = b'w';
+pub(super) const STALE: u8 = b'e';
+pub(super) const TIES: u8 = b'h';
+pub(super) const MARKS: u8 = b'i';
+pub(super) const UNFILLED: u8 = b'j';
 
 pub(super) const FORMAT: &[u8] = b"mformat";
 pub(super) const RUN: &[u8] = b"mrun";
 pub(super) const KEYRING: &[u8] = b"mkeyring";
 pub(super) const TOTALS: &[u8] = b"mtotals";
 pub(super) const PAIRS: &[u8] = b"mpairs/";
+pub(super) const CACHE: &[u8] = b"mcache";
 
 fn join(prefix: u8, parts: &[&[u8]]) -> Key {
     let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());

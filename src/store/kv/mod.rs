@@ -5,6 +5,8 @@ mod advance;
 mod amend;
 mod amending;
 mod append;
+mod cache;
+mod caching;
 mod coalesce;
 mod committer;
 mod crowd;
@@ -84,15 +86,13 @@ use super::bodies::{Bodies, FileKind};
 use super::dir::{QUARANTINE, VaultDir, refuse_links};
 use super::snapshot::{blocking, in_memory, run_blocking};
 use super::{
-    Advance, Advanced, Amend, Amended, Append, Appended, Changed, Find, KeptKeyring, LaneTotals,
-    Opened, Page, Query, Restore, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
+    Advance, Advanced, Amend, Amended, Append, Appended, CacheChange, CacheKey, CacheTarget,
+    CacheTotals, Cached, CachedHead, Changed, Find, KeptKeyring, LaneTotals, Opened, Page, Query,
+    Restore, Snapshot, Source, Store, StoreFuture, Totals, Urgency,
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
-use crate::error::{Error, ErrorKind, Result};
-
-/// How long an encoded request may be: it is kept in the engine.
-const CONTENT_BYTES_MAX: usize = 64 * 1024;
+use crate::error::{ErrorKind, Result};
 
 /// Puts (a value) and deletes (nothing), sorted by key; each key once.
 pub type Batch = BTreeMap<Vec<u8>, Option<Bytes>>;
@@ -140,12 +140,8 @@ pub trait Engine: fmt::Debug {
         Ok(())
     }
 
-    /// Is next to nothing left of the room that was kept for a full disk? Then settled actions are forgotten before their
-    /// time, so that those that are pending still go out.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Storage`] when it cannot be told.
+    /// Is next to nothing left of the room for a full disk? Then settled actions are forgotten before their time. It fails
+    /// when that cannot be told.
     fn is_tight(&self) -> Result<bool> {
         Ok(false)
     }
@@ -376,19 +372,6 @@ impl<E: Engine + Send + 'static> KvStore<E> {
     }
 }
 
-fn check(batch: &[Append]) -> Result<()> {
-    for append in batch {
-        if append.record.content.len() > CONTENT_BYTES_MAX {
-            let text = format!(
-                "URL and headers of a request are limited to {CONTENT_BYTES_MAX} bytes, these have {}",
-                append.record.content.len()
-            );
-            return Err(Error::invalid(text));
-        }
-    }
-    Ok(())
-}
-
 impl<E: Engine + Send + 'static> KvStore<E> {
     /// Reads a body or an answer. Its file may be replaced or removed between the two steps: then the queue knows of
     /// another one, or of none.
@@ -399,6 +382,7 @@ impl<E: Engine + Send + 'static> KvStore<E> {
             let kept = self.submit(move |queue| match kind {
                 FileKind::Body => queue.body_of(id),
                 FileKind::Answer => queue.answer_of(id),
+                FileKind::Cached => queue.cached_body_at(id),
             });
             let Some(kept) = kept.await? else {
                 return Ok(None);
@@ -430,7 +414,7 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
     }
 
     fn append(&self, batch: Vec<Append>) -> StoreFuture<'_, Vec<Appended>> {
-        if let Err(error) = check(&batch) {
+        if let Err(error) = append::check(&batch) {
             return Box::pin(std::future::ready(Err(error)));
         }
         let bodies = batch.iter().map(|append| &append.body);
@@ -560,6 +544,22 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
     fn set_note(&self, name: &str, note: Option<Bytes>) -> StoreFuture<'_, ()> {
         let key = keys::note(name);
         self.submit(move |queue| queue.set_note(key, note))
+    }
+
+    fn cached(&self, target: CacheTarget) -> StoreFuture<'_, Vec<CachedHead>> {
+        self.submit(move |queue| queue.cached(&target))
+    }
+
+    fn cached_body(&self, key: CacheKey) -> StoreFuture<'_, Option<Bytes>> {
+        Box::pin(async move { self.read_cached(&key).await })
+    }
+
+    fn cache(&self, change: CacheChange) -> StoreFuture<'_, Cached> {
+        self.change_cache(change)
+    }
+
+    fn cache_totals(&self) -> StoreFuture<'_, CacheTotals> {
+        self.submit(|queue| queue.cache_totals())
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

@@ -185,15 +185,17 @@ impl<E: Engine> Queue<E> {
             let (key, value) = match kind {
                 FileKind::Body => (keys::birth(id), self.body_of(id)),
                 FileKind::Answer => (keys::answer(id), self.answer_of(id)),
+                FileKind::Cached => (keys::cached_body(id), self.cached_body_at(id)),
             };
             let is_named = match value {
                 Ok(Some(body)) if body.files().next().is_some() => is_named(&body, &name),
                 Ok(_) => self.txn.get(&keys::quarantine(&key))?.is_some(),
-                // What cannot be read may still refer to it.
-                Err(_) => true,
+                // What cannot be read may still refer to it. A cache is not missed.
+                Err(_) => kind != FileKind::Cached,
             };
             match orphans {
                 _ if is_named => {}
+                _ if kind == FileKind::Cached => self.garbage.push(name),
                 Orphans::Remove => self.garbage.push(name),
                 Orphans::SetAside => match bodies.set_aside(&name) {
                     // It waits where it is for an open with room.

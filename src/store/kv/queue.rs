@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
+use super::cache::CacheTally;
 use super::forget::Forgetting;
 use super::front::Front;
 use super::gates::Gates;
@@ -117,6 +118,10 @@ pub(super) struct Queue<E> {
     pub(super) oldest: Front,
     pub(super) expiry: Front,
     pub(super) settled: Front,
+    /// Cached answers in the order of their use.
+    pub(super) recent: Front,
+    /// What is cached, once somebody asked.
+    pub(super) cache: Option<CacheTally>,
     /// What is kept for children lies before this key, as far as retention went around it.
     pub(super) trimmed_to: keys::Key,
     /// Names of files that nothing refers to after the commit.
@@ -155,6 +160,8 @@ impl<E: Engine> Queue<E> {
             oldest: Front::new(&[keys::OLDEST]),
             expiry: Front::new(&[keys::EXPIRY]),
             settled: Front::new(&[keys::SETTLED]),
+            recent: Front::new(&[keys::USED]),
+            cache: None,
             trimmed_to: keys::Key::new(),
             garbage: Vec::new(),
             is_stale: false,
@@ -231,6 +238,8 @@ impl<E: Engine> Queue<E> {
         self.oldest = Front::new(&[keys::OLDEST]);
         self.expiry = Front::new(&[keys::EXPIRY]);
         self.settled = Front::new(&[keys::SETTLED]);
+        self.recent = Front::new(&[keys::USED]);
+        self.cache = None;
         let before = std::mem::take(&mut self.in_flight);
         self.read_all()?;
         self.keep_direct(&before);

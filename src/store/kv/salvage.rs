@@ -71,6 +71,8 @@ impl<E: Engine> Sink for Salvage<'_, E> {
             FrameKind::Action => b'a',
             FrameKind::Body => b'b',
             FrameKind::Answer => b'p',
+            // A cache is not missed.
+            FrameKind::CachedHead | FrameKind::CachedBody => return Ok(()),
         };
         let key = staged(part, frame.id);
         let before = self.queue.txn.get(&key)?;

@@ -14,6 +14,7 @@ use super::records::Kept;
 use super::*;
 use crate::action::{Counts, DeadReason, Ledger, Origin, State, WireState};
 use crate::decide::{Counted, DeadLane, Gate, GateKey, GateReason, Settlement};
+use crate::error::Error;
 use crate::store::memory::MemoryEngine;
 use crate::store::{Direct, Lease, Limits, Part, Retention, Settle};
 

@@ -6,7 +6,7 @@ use super::StoreFactory;
 use super::rig::rig;
 use crate::action::ActionId;
 use crate::error::{ErrorKind, Result};
-use crate::store::{Amend, Find, Part, Query};
+use crate::store::{Amend, CacheChange, Find, Part, Query};
 
 fn is_closed<T>(verb: &str, result: Result<T>) {
     let error = result
@@ -35,6 +35,12 @@ pub async fn a_closed_store_does_nothing(factory: &impl StoreFactory) {
     is_closed("page", store.page(Query::first(Part::Pending, 1)).await);
     is_closed("note", store.note("n").await);
     is_closed("set_note", store.set_note("n", None).await);
+    let trim = CacheChange::Trim {
+        bytes_max: 0,
+        limit: 1,
+    };
+    is_closed("cache", store.cache(trim).await);
+    is_closed("cache_totals", store.cache_totals().await);
     is_closed("totals", store.totals().await);
     is_closed("lane", store.lane(record.lane.clone()).await);
     is_closed("get", store.get(Find::Id(ActionId::new())).await);

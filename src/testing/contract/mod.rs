@@ -32,6 +32,7 @@ use crate::store::Store;
 pub mod amend;
 pub mod append;
 pub mod batches;
+pub mod cache;
 pub mod closed;
 pub mod coalesce;
 pub mod crowd;
@@ -190,6 +191,17 @@ macro_rules! __store_contract_rules {
                 a_member_of_a_batch_cannot_be_cancelled
                 a_body_in_a_file_joins_a_batch
                 a_batch_of_a_sealed_lane_is_told_by_its_head
+            }
+            cache {
+                a_cached_answer_is_kept_under_its_name
+                a_newer_answer_takes_the_place_of_its_predecessor
+                the_least_recently_used_answers_go_first
+                room_is_made_in_bounded_steps
+                what_was_written_to_is_stale
+                every_way_of_writing_makes_stale
+                a_forgotten_principal_leaves_no_answers
+                a_trimmed_cache_is_empty
+                what_one_target_holds_is_bounded
             }
             closed {
                 a_closed_store_does_nothing

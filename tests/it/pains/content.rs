@@ -54,6 +54,44 @@ fn pain_15_a_file_arrives_as_it_was_at_each_attempt() {
     });
 }
 
+/// Symptom: a draft is edited, and another message has its text.
+#[test]
+fn pain_17_an_edit_changes_what_was_meant_or_nothing() {
+    pain(SEEDS, &[&[Habit::EditsByPlace]], async |world| {
+        let one = Duration::from_secs(1);
+        world.serve(move |_, _| {
+            Reply::default()
+                .arrives_after(one / 2)
+                .answers_after(one / 2)
+        });
+        let client = world.opened().await;
+        let orders: Vec<Order> = (0..6).map(|n| Order::new(n.to_string())).collect();
+        client.post_all(&orders).await;
+        // One is delivered, the next is on the wire.
+        pass(one + world.dice.millis(100, 800)).await;
+        let mut wanted: Vec<String> = orders.iter().map(|order| order.body.clone()).collect();
+        for nth in [1, 2 + world.dice.place(3)] {
+            let text = format!("{nth} once more");
+            if client.edit(&nth.to_string(), &text).await {
+                wanted[nth] = text;
+            }
+        }
+        pass(HOUR).await;
+        let mut wrongs = Wrongs::default();
+        let effects = world.server.effects();
+        let bodies: Vec<String> = effects
+            .iter()
+            .map(|seen| String::from_utf8_lossy(&seen.body).into_owned())
+            .collect();
+        wrongs.same(bodies, wanted, "what the server has");
+        wrongs.unless(
+            world.server.complaints().is_empty(),
+            "a key came with another body",
+        );
+        wrongs
+    });
+}
+
 /// Symptom: "cancelled", says the app, and the server has it.
 #[test]
 fn pain_17_cancelled_means_never_sent() {

@@ -14,7 +14,8 @@ use syncvault::connectivity::{Connectivity, NetworkChange, NetworkChanges, Probe
 use syncvault::store::kv::KvStore;
 use syncvault::testing::{FakeServer, Reply, Seen, TestClock};
 use syncvault::{
-    ActionId, Cancellation, ErrorKind, Paging, SyncVault, SyncVaultBuilder, WhyPending, bearer,
+    ActionId, Cancellation, ErrorKind, Paging, Replaced, SyncVault, SyncVaultBuilder, WhyPending,
+    bearer,
 };
 use tokio::sync::Notify;
 
@@ -468,6 +469,21 @@ impl Client {
                 vault.cancel(id).await.expect("cancel") == Cancellation::Cancelled
             }
         }
+    }
+
+    /// Puts another body in the place of a request that waits. True when the client says that it did.
+    pub(super) async fn edit(&self, name: &str, body: &str) -> bool {
+        let vault = match &self.kind {
+            Kind::Vault(vault) => vault,
+            Kind::Naive(naive) => {
+                let place = self.ids().iter().position(|(known, _)| known == name);
+                return naive.edit(place.expect("a request that was taken"), body);
+            }
+        };
+        let id = self.id(name).expect("a request that was taken");
+        let request = vault.post(name).body(body.to_owned());
+        let replaced = vault.replace(id, request).await.expect("replace");
+        matches!(replaced, Replaced::Replaced(_))
     }
 
     /// Says why a request waits.

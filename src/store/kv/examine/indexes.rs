@@ -275,6 +275,7 @@ impl<E: Engine> Examined<'_, E> {
             let body = match kind {
                 FileKind::Body => self.txn.get(&keys::birth(id))?.and_then(behind_record),
                 FileKind::Answer => self.txn.get(&keys::answer(id))?,
+                FileKind::Cached => self.txn.get(&keys::cached_body(id))?,
             };
             let names = body.map_or_else(Vec::new, |bytes| names_in(&bytes, id));
             if !names.contains(&name) {
@@ -295,6 +296,7 @@ fn names_in(bytes: &Bytes, id: ActionId) -> Vec<String> {
     let kinds = [
         crate::action::FrameKind::Body,
         crate::action::FrameKind::Answer,
+        crate::action::FrameKind::CachedBody,
     ];
     let found = kinds
         .into_iter()
