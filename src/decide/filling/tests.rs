@@ -1,3 +1,5 @@
+//! The table of references: what each place takes, and what it says when a value does not fit.
+
 use http::Method;
 
 use super::*;
