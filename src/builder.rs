@@ -504,14 +504,6 @@ impl SyncVaultBuilder {
             .body_bytes_max
             .unwrap_or(BODY_BYTES_MAX.min(self.limits.bytes_max));
         within("body_bytes_max", body_bytes_max, 1, self.limits.bytes_max)?;
-        let key_header = HeaderName::try_from(self.key_header.as_str())
-            .map_err(|e| bad("idempotency_header", "is not a header name").with_source(e))?;
-        if is_taken(&key_header) {
-            return Err(bad(
-                "idempotency_header",
-                "is a header that HTTP itself or credentials need",
-            ));
-        }
         option("cache", self.cache.check())?;
         Ok(Options {
             guards: self.guards(&base)?,
@@ -525,7 +517,7 @@ impl SyncVaultBuilder {
             file_bytes_max: self.checked_file_bytes_max()?,
             max_in_flight: self.max_in_flight,
             retention: self.retention,
-            key_header,
+            key_header: self.checked_key_header()?,
             key_form: self.key_form,
             key_window: self.key_window,
             verify: self.verify.take(),
@@ -539,6 +531,18 @@ impl SyncVaultBuilder {
             on_dead_letter: self.on_dead_letter.take(),
             cache: self.cache.clone(),
         })
+    }
+
+    fn checked_key_header(&self) -> Result<HeaderName> {
+        let name = HeaderName::try_from(self.key_header.as_str())
+            .map_err(|e| bad("idempotency_header", "is not a header name").with_source(e))?;
+        if is_taken(&name) {
+            return Err(bad(
+                "idempotency_header",
+                "is a header that HTTP itself or credentials need",
+            ));
+        }
+        Ok(name)
     }
 
     async fn seams(&mut self, options: &Options) -> Result<Seams> {

@@ -3,10 +3,11 @@
 #[cfg(feature = "encrypt")]
 use bytes::Bytes;
 
+use super::Engine;
 use super::append::Incoming;
+use super::append::check;
 use super::queue::Queue;
 use super::records::Kept;
-use super::{Engine, check};
 use crate::action::Body;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Append, Appended};
