@@ -4,8 +4,7 @@
 use bytes::Bytes;
 
 use super::Engine;
-use super::append::Incoming;
-use super::append::check;
+use super::append::{Incoming, check};
 use super::queue::Queue;
 use super::records::Kept;
 use crate::action::Body;
