@@ -23,8 +23,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
-
 use crate::action::{Origin, StoredRequest};
 use crate::clock::{Clock, SystemClock};
 use crate::connectivity::Connectivity;
@@ -45,7 +43,7 @@ use crate::transport::{
 use crate::vault::SyncVault;
 
 use batching::Batching;
-use check::{bad, is_loopback, is_taken, option, parse_url, within};
+use check::{bad, is_loopback, key_header, option, parse_url, within};
 use opening::{open, open_store};
 use portal::{Portals, probing};
 use rules::Rules;
@@ -325,8 +323,7 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// How long keys and answers of settled actions are remembered. Default: 24 hours. On a full disk a `SqliteStore` may forget
-    /// them sooner.
+    /// How long keys and answers of settled actions are remembered, unless the disk is full. Default: 24 hours.
     pub fn key_retention(mut self, age: Duration) -> Self {
         self.retention.age = age;
         self
@@ -504,6 +501,7 @@ impl SyncVaultBuilder {
             .body_bytes_max
             .unwrap_or(BODY_BYTES_MAX.min(self.limits.bytes_max));
         within("body_bytes_max", body_bytes_max, 1, self.limits.bytes_max)?;
+        let key_header = key_header(&self.key_header)?;
         option("cache", self.cache.check())?;
         Ok(Options {
             guards: self.guards(&base)?,
@@ -517,7 +515,7 @@ impl SyncVaultBuilder {
             file_bytes_max: self.checked_file_bytes_max()?,
             max_in_flight: self.max_in_flight,
             retention: self.retention,
-            key_header: self.checked_key_header()?,
+            key_header,
             key_form: self.key_form,
             key_window: self.key_window,
             verify: self.verify.take(),
@@ -531,18 +529,6 @@ impl SyncVaultBuilder {
             on_dead_letter: self.on_dead_letter.take(),
             cache: self.cache.clone(),
         })
-    }
-
-    fn checked_key_header(&self) -> Result<HeaderName> {
-        let name = HeaderName::try_from(self.key_header.as_str())
-            .map_err(|e| bad("idempotency_header", "is not a header name").with_source(e))?;
-        if is_taken(&name) {
-            return Err(bad(
-                "idempotency_header",
-                "is a header that HTTP itself or credentials need",
-            ));
-        }
-        Ok(name)
     }
 
     async fn seams(&mut self, options: &Options) -> Result<Seams> {

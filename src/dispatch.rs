@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{self, EventKind};
 use crate::parts::{ConnectivityMode, Parts};
 use crate::payload::{KeptBody, Payload};
-use crate::store::{Amend, Append, Appended, Direct, Find};
+use crate::store::{Amend, Append, Appended, Direct, Find, Unfit};
 use crate::ticket::Ticket;
 use crate::transport::{Arrived, Keep, arrived, keep, tee};
 use crate::worker::Control;
@@ -68,7 +68,12 @@ impl Dispatch {
         if delivery != Delivery::Never {
             draft.drop_credentials(parts)?;
         }
-        let is_later = draft.not_before.is_some_and(|time| time > parts.now());
+        if !draft.parents.is_empty() && delivery == Delivery::Never {
+            let text = "a request that waits for another one is queued: it cannot be sent at once or never";
+            return Err(Error::invalid(text));
+        }
+        let is_later =
+            !draft.parents.is_empty() || draft.not_before.is_some_and(|time| time > parts.now());
         if delivery == Delivery::Queue || (is_later && delivery != Delivery::Never) {
             return self.enqueue(draft, payload).await.map(Outcome::Queued);
         }
@@ -160,6 +165,7 @@ impl Desk {
             }
             Some(Appended::Conflict { id }) => Err(conflict(id)),
             Some(Appended::Full { limit }) => Err(full(&limit)),
+            Some(Appended::Unfit { parent, why }) => Err(unfit(parent, why)),
             Some(Appended::NotOver { .. }) => Err(not_over()),
             None => Err(Error::new(ErrorKind::Storage, "the store gave no result")),
         }
@@ -451,6 +457,15 @@ fn not_over() -> Error {
 fn full(limit: &str) -> Error {
     let text = format!("the queue is full ({limit}): drain it, clear it, or raise the limit");
     Error::new(ErrorKind::Full, text)
+}
+
+fn unfit(parent: ActionId, why: Unfit) -> Error {
+    let kind = match why {
+        Unfit::Unknown => ErrorKind::NotFound,
+        Unfit::Itself | Unfit::Foreign | Unfit::TooMany => ErrorKind::Invalid,
+        Unfit::Ended | Unfit::NoAnswer => ErrorKind::WrongState,
+    };
+    Error::new(kind, format!("nothing can wait for action {parent}: {why}"))
 }
 
 fn conflict(id: ActionId) -> Error {

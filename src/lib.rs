@@ -60,6 +60,20 @@
 //! superseded. What an attempt means is decided by [`decide::verdict`]; a [`Classifier`](decide::Classifier) of the app
 //! comes first.
 //!
+//! # One request after another
+//!
+//! What was created offline can be changed offline: a request may wait for another one, and take a part of its answer.
+//!
+//! ```
+//! # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {
+//! let created = vault.post("/todos").json(&["buy milk"]).enqueue().await?;
+//! let id = vault.response_of(&created).json("/id");
+//! vault.delete("/todos/{id}").path_ref("id", id).enqueue().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! See [`RequestBuilder::after`] and [`RequestBuilder::path_ref`].
+//!
 //! # What it promises
 //!
 //! - **P1** Acknowledged means on disk: what has a [`Ticket`] survives `kill -9` and power loss.
@@ -125,7 +139,8 @@ mod vault;
 mod worker;
 
 pub use action::{
-    Action, ActionId, Answer, Counts, DeadReason, Ledger, State, StoredRequest, WireState,
+    Action, ActionId, Answer, Counts, DeadReason, Ledger, ResponseOf, ResponseValue, State,
+    StoredRequest, WireState,
 };
 pub use builder::SyncVaultBuilder;
 pub use dead_letters::DeadLetters;

@@ -377,7 +377,10 @@ impl Parts {
             }
             None => true,
         };
-        if !is_awaited || record.expires.is_some() || self.awaits_probe(&record.origin) {
+        // Its parents may have ended already: only a step finds out.
+        let is_child = !record.parents.is_empty();
+        if !is_awaited || is_child || record.expires.is_some() || self.awaits_probe(&record.origin)
+        {
             self.wake.notify_one();
         }
     }

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
+use super::reference::Reference;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A request without its body, as the queue keeps it. Credentials are part of it in a sealed vault only.
@@ -28,6 +29,8 @@ pub struct StoredRequest {
     pub key_window: Option<Duration>,
     /// The app said that an HTML page cannot be the answer.
     pub expects_json: bool,
+    /// What is to be filled in before it can be sent.
+    pub references: Vec<Reference>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,6 +50,8 @@ struct Encoded<'a> {
     expects_json: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_window_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    references: Vec<Reference>,
 }
 
 /// A header value: text where it is text, bytes where it is not.
@@ -69,6 +74,7 @@ impl StoredRequest {
             tag: None,
             key_window: None,
             expects_json: false,
+            references: Vec::new(),
         }
     }
 
@@ -91,6 +97,7 @@ impl StoredRequest {
             key_window_ms: self.key_window.map(whole_millis),
             tag: self.tag.clone(),
             expects_json: self.expects_json,
+            references: self.references.clone(),
         };
         serde_json::to_vec(&encoded).map_err(|e| unusable("cannot be encoded").with_source(e))
     }
@@ -134,6 +141,7 @@ impl StoredRequest {
             key_window: encoded.key_window_ms.map(Duration::from_millis),
             tag: encoded.tag,
             expects_json: encoded.expects_json,
+            references: encoded.references,
         })
     }
 }
@@ -197,6 +205,10 @@ mod tests {
         request.tag = Some("t".into());
         request.expects_json = true;
         request.key_window = Some(Duration::from_secs(60));
+        let parent = crate::action::ResponseOf::new(crate::action::ActionId::new());
+        let path = crate::action::Slot::Path("id".into());
+        let reference = Reference::new(path, parent.json("/id"));
+        request.references.push(reference);
         let bytes = request.encode().expect("encode");
         assert_eq!(StoredRequest::decode(&bytes).expect("decode"), request);
     }

@@ -185,7 +185,7 @@ async fn a_read_and_a_request_without_a_window_are_sent_again() {
         town.server.answers_next(Reply::lost());
         town.server.answers(Reply::unreachable());
         let outcome = request.send().await.expect("send");
-        tokio::time::sleep(DAY * 9).await;
+        tokio::time::sleep(DAY * 2).await;
         town.server.answers(Reply::status(200));
         let ticket = outcome.ticket().expect("queued");
         assert!(matches!(ticket.wait().await, Ok(End::Delivered(_))));

@@ -1,3 +1,5 @@
+//! Which answers are kept and used, as tables.
+
 use http::header::CACHE_CONTROL;
 
 use super::*;

@@ -52,6 +52,10 @@ impl<E: Engine> Queue<E> {
         if record.head_bytes.is_none() {
             record.body_bytes = body.len();
         }
+        if let Some((parent, why)) = self.adopt(&mut record)? {
+            self.refuse_body(record.id, body);
+            return Ok(Appended::Unfit { parent, why });
+        }
         let replaced = match self.claim(&append.over, &record)? {
             Claim::Free => None,
             Claim::Takes(old, Then::CancelBoth) => {
@@ -68,7 +72,10 @@ impl<E: Engine> Queue<E> {
             self.refuse_body(record.id, body);
             return Ok(Appended::Full { limit });
         }
-        let place = replaced.as_ref().and_then(kept_place);
+        let place = match replaced.as_ref().and_then(kept_place) {
+            Some(seq) if self.may_stand_at(&record, seq)? => Some(seq),
+            _ => None,
+        };
         let superseded = match replaced {
             Some((old, then)) => Some(self.supersede(old, then, record.id, append.now)?),
             None => None,
@@ -83,6 +90,7 @@ impl<E: Engine> Queue<E> {
         self.write_birth(&mut record, &body)?;
         self.place(&record)?;
         self.index_queued(&record)?;
+        self.join(&record)?;
         if self
             .lane_row(&record.lane)?
             .is_some_and(|row| row.pending == 1)
@@ -112,7 +120,10 @@ impl<E: Engine> Queue<E> {
                 continue;
             }
             if is_forgotten(&old, append) {
-                self.unretain(&old)?;
+                // What children need of it stays until they have it.
+                if !self.has_children(id)? {
+                    self.unretain(&old)?;
+                }
             } else if old.fingerprint == new.fingerprint {
                 self.end_direct(&old)?;
                 return Ok(Some(Appended::Known { record: old }));
@@ -130,7 +141,7 @@ impl<E: Engine> Queue<E> {
     }
 
     /// Somebody is told that it is queued: from now on it stands in the way of others, as what is queued does.
-    fn end_direct(&mut self, record: &Record) -> Result<()> {
+    pub(super) fn end_direct(&mut self, record: &Record) -> Result<()> {
         if let Some(direct) = self.direct.get_mut(&record.lane) {
             direct.remove(&record.id);
         }
@@ -186,6 +197,7 @@ impl<E: Engine> Queue<E> {
         let is_due = record.due().is_some_and(|due| due <= now);
         let is_wanted = record.expires.is_none_or(|expires| expires > now);
         let is_held = self.run.is_paused || self.is_forgetting(record.principal.as_deref());
+        let is_held = is_held || record.is_held();
         if direct == Direct::No || is_held || !is_due || !is_wanted {
             return Ok(false);
         }

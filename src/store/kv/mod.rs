@@ -30,6 +30,7 @@ mod marks;
 mod notes;
 mod open;
 pub(super) mod overlay;
+mod parents;
 mod queue;
 mod read;
 mod ready;
@@ -139,12 +140,8 @@ pub trait Engine: fmt::Debug {
         Ok(())
     }
 
-    /// Is next to nothing left of the room that was kept for a full disk? Then settled actions are forgotten before their
-    /// time, so that those that are pending still go out.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Storage`] when it cannot be told.
+    /// Is next to nothing left of the room for a full disk? Then settled actions are forgotten before their time. It fails
+    /// when that cannot be told.
     fn is_tight(&self) -> Result<bool> {
         Ok(false)
     }
@@ -442,6 +439,8 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
             .iter()
             .filter_map(|settle| settle.answer.as_ref());
         let lengths = answers.map(|answer| answer.len() as u64);
+        let bodies = step.fills.iter().filter_map(|fill| fill.body.as_ref());
+        let lengths = lengths.chain(bodies.map(Body::len));
         let size = Size::of(lengths, self.bodies.as_ref());
         let order = (size, step.urgency, Growth::Stays);
         let sealed = step.keyring;

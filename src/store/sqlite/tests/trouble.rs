@@ -23,8 +23,10 @@ fn over(open: impl FnOnce() -> Result<SqliteEngine> + Send + 'static, dir: &Path
 async fn what_is_queued_drains_when_the_database_cannot_grow() {
     const COUNT: usize = 1500;
     let temp = tempfile::tempdir().expect("a directory");
-    let mut options = SqliteOptions::default();
-    options.ballast_bytes = 128 * 1024;
+    let options = SqliteOptions {
+        ballast_bytes: 128 * 1024,
+        ..SqliteOptions::default()
+    };
     let store = SqliteStore::open_with(temp.path(), options.clone()).expect("the store");
     store.open(at(1)).await.expect("open");
     for lane in 0..3 {
