@@ -22,7 +22,7 @@ use crate::action::{
 use crate::decide::{
     Counted, DeadLane, FailureKind, Gate, GateKey, Observation, Observed, OriginState, OriginWell,
     Plan, REDIRECTS_MAX, Redirect, Settlement, Situation, Stamp, TRACEPARENT, TraceParent, Verdict,
-    follow, key_header_value, plan, verdict,
+    as_wanted, follow, key_header_value, plan, verdict,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::{GateBook, Parts, metrics};
@@ -443,7 +443,7 @@ pub(crate) fn conclude(
     observation.credentials = exchange.stamp;
     observation.origin_well_since = well_otherwise(&gates, record);
     look_for_portal(&mut observation, &parts.options, &gates, record, outgoing);
-    let verdict = judged(parts, &observation);
+    let verdict = judged(parts, &observation, &outgoing.request);
     let gate = gates.origin(&record.origin).cloned();
     let principal_gate = gates
         .get(&GateKey::Principal(record.principal.clone()))
@@ -496,8 +496,8 @@ fn well_otherwise(gates: &GateBook, record: &Record) -> OriginWell {
     }
 }
 
-/// What an attempt means: the app's own reading goes before the table.
-fn judged(parts: &Parts, observation: &Observation<'_>) -> Verdict {
+/// What an attempt means: the app's own reading goes before the table, and what the request itself says of it.
+fn judged(parts: &Parts, observation: &Observation<'_>, request: &StoredRequest) -> Verdict {
     let own = parts.options.classifier.as_ref().and_then(|classifier| {
         let classify = AssertUnwindSafe(|| classifier.classify(observation));
         catch_unwind(classify).unwrap_or_else(|_| {
@@ -506,7 +506,10 @@ fn judged(parts: &Parts, observation: &Observation<'_>) -> Verdict {
         })
     });
     let retry_after_max = parts.options.policy.retry_after_max;
-    own.unwrap_or_else(|| verdict(observation, retry_after_max))
+    own.unwrap_or_else(|| {
+        let verdict = verdict(observation, retry_after_max);
+        as_wanted(verdict, observation.observed.status(), request)
+    })
 }
 
 /// Runs the attempt of a leased action and reports its end.

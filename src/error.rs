@@ -41,6 +41,10 @@ pub enum ErrorKind {
     Timeout,
     /// The id is not known (any more).
     NotFound,
+    /// The row belongs to somebody else than the user of the sync engine. Nothing was kept.
+    NotOwner,
+    /// The row has more bytes than the sync engine may push. Nothing was kept. The message has both numbers.
+    TooLarge,
     /// The action is not in a state that allows the call.
     WrongState,
     /// The vault is shut down. Open it again.

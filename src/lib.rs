@@ -109,7 +109,7 @@
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
 //! | `cache` | no | answers to GETs are kept, and given when the network is not there: `SyncVaultBuilder::cache`, `RequestBuilder::send_or_cached` |
-//! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order |
+//! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order; tables in step with a server |
 //! | `metrics` | no | depth, ages, attempts and gates through the `metrics` facade: docs/metrics.md |
 //! | `test-util` | no | fakes for clock, network, transport and store, the contract suite for stores, a simulation of whole vaults |
 

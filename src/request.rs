@@ -242,6 +242,30 @@ impl RequestBuilder {
         })
     }
 
+    /// Statuses beside 2xx, of 400 to 499, that are the server's answer and not a failure: with one of them the action ends as
+    /// delivered, with its answer kept. For a conditional request, say, whose 412 the app reads. A [`Classifier`](crate::decide::Classifier)
+    /// goes over it, and so does what a status says of the origin (429) or of credentials (401).
+    pub fn answers(self, statuses: impl IntoIterator<Item = u16>) -> Self {
+        self.edit(|request| {
+            request.answers = statuses.into_iter().collect();
+            match request.answers.iter().find(|s| !(400..500).contains(*s)) {
+                Some(status) => Err(Error::invalid(format!(
+                    "the status {status} cannot be made an answer: only 400 to 499 can"
+                ))),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// A 401 that fresh credentials do not cure is no dead letter: the action waits, and with it all of its principal, tried again
+    /// by the [backoff of an origin](crate::SyncVaultBuilder::origin_backoff) until credentials are taken. No attempt is counted.
+    pub fn wait_for_credentials(self) -> Self {
+        self.edit(|request| {
+            request.waits_for_credentials = true;
+            Ok(())
+        })
+    }
+
     /// How long the server remembers the key of this request; `None`: for ever. Default: that of the
     /// [vault](crate::SyncVaultBuilder::idempotency_window).
     pub fn idempotency_window(self, window: impl Into<Option<Duration>>) -> Self {

@@ -5,9 +5,9 @@
 //! 1. **The orchestrator**, [`SyncOrchestrator`]: it runs *features* ("contacts", "messages") through handlers that the app
 //!    writes, [`InitialSync`] and [`BackgroundSync`]. It owns order, retries, checkpoints, cancelling, status and events;
 //!    the handlers own the data and the requests.
-//! 2. **The table engine**, which comes next: a handler that is ready to use. A table is a feature of the same name; its
-//!    initial sync fetches pages from a `RemoteStore` and saves them into a `LocalStore`, its background sync drains the
-//!    vault's queue (one lane for each record) in the place of a push, and then pulls.
+//! 2. **The table engine**, [`SyncEngine`]: handlers that are ready to use. A table is a feature of the same name; its initial
+//!    sync lists pages from a [`RemoteStore`] into a [`LocalStore`], its background sync drains the vault's queue (one lane
+//!    for each record) in the place of a push, and then pulls.
 //!
 //! What both share stands in this module: names ([`FeatureKey`], [`ItemId`]), the opaque [`Cursor`], items with versions and
 //! tombstones ([`LocalItem`], [`ServerItem`]), the [`Page`], and the [`Checkpoint`] with the stores that keep it.
@@ -27,6 +27,7 @@ mod checkpoint;
 mod item;
 mod name;
 mod orchestrator;
+mod table;
 
 #[cfg(feature = "sqlite")]
 pub use checkpoint::SqliteCheckpoints;
@@ -44,3 +45,13 @@ pub use orchestrator::{
     FeatureStatus, FeatureStatuses, InitialState, InitialSync, Phase, Step, StepError, SyncEvent,
     SyncEventKind, SyncEvents, SyncOrchestrator, SyncOrchestratorBuilder, SyncReport, Tally,
 };
+pub use table::{
+    Change, ChangedBy, Collection, ConflictStrategy, DamagedRow, Decision, Drained, LocalFuture,
+    LocalRecord, LocalStep, LocalStore, Logout, MemoryLocal, Operation, Outgoing, OutgoingState,
+    PendingDelete, PullRequest, PushRequest, Pushed, Quarantined, QueueRequest, RecordKey,
+    RecordMeta, RecordPage, RecordWrite, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage,
+    RemoteRow, RemoteStore, Resolver, Row, SyncEngine, SyncEngineBuilder, Table, TableConflict,
+    TableEvent, TableEventKind, TableEvents, TableSpec, TableState, Touched, Unsynced, Version,
+};
+#[cfg(feature = "sqlite")]
+pub use table::{QueuedInTransaction, SqliteLocal, SqliteTable};

@@ -4,6 +4,8 @@
 mod cache;
 mod connections;
 #[cfg(feature = "sync")]
+mod keyed;
+#[cfg(feature = "sync")]
 mod notes;
 #[cfg(feature = "sqlite")]
 mod outbox;
@@ -14,6 +16,8 @@ mod seeing;
 #[cfg(feature = "cache")]
 pub use cache::CacheStats;
 pub use connections::ConnectionChanges;
+#[cfg(feature = "sync")]
+pub(crate) use keyed::Keyed;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

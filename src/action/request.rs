@@ -31,6 +31,10 @@ pub struct StoredRequest {
     pub expects_json: bool,
     /// What is to be filled in before it can be sent.
     pub references: Vec<Reference>,
+    /// Statuses beside 2xx that are the answer, and not a failure.
+    pub answers: Vec<u16>,
+    /// A 401 holds it, and its principal, until there are credentials that are taken.
+    pub waits_for_credentials: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,6 +56,10 @@ struct Encoded<'a> {
     key_window_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     references: Vec<Reference>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    answers: Vec<u16>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    waits_for_credentials: bool,
 }
 
 /// A header value: text where it is text, bytes where it is not.
@@ -75,6 +83,8 @@ impl StoredRequest {
             key_window: None,
             expects_json: false,
             references: Vec::new(),
+            answers: Vec::new(),
+            waits_for_credentials: false,
         }
     }
 
@@ -98,6 +108,8 @@ impl StoredRequest {
             tag: self.tag.clone(),
             expects_json: self.expects_json,
             references: self.references.clone(),
+            answers: self.answers.clone(),
+            waits_for_credentials: self.waits_for_credentials,
         };
         serde_json::to_vec(&encoded).map_err(|e| unusable("cannot be encoded").with_source(e))
     }
@@ -142,6 +154,8 @@ impl StoredRequest {
             tag: encoded.tag,
             expects_json: encoded.expects_json,
             references: encoded.references,
+            answers: encoded.answers,
+            waits_for_credentials: encoded.waits_for_credentials,
         })
     }
 }
@@ -204,6 +218,8 @@ mod tests {
         request.timeout = Some(Duration::from_millis(1500));
         request.tag = Some("t".into());
         request.expects_json = true;
+        request.answers = vec![409, 412];
+        request.waits_for_credentials = true;
         request.key_window = Some(Duration::from_secs(60));
         let parent = crate::action::ResponseOf::new(crate::action::ActionId::new());
         let path = crate::action::Slot::Path("id".into());

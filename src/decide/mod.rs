@@ -21,6 +21,7 @@ mod settlement;
 mod storable;
 mod trace;
 mod verdict;
+mod wanted;
 mod why;
 mod window;
 
@@ -59,5 +60,6 @@ pub use verdict::{
     Classifier, Observation, Observed, OriginWell, PortalDoubt, RetryScope, Stamp, Verdict,
     is_good_answer, verdict,
 };
+pub(crate) use wanted::as_wanted;
 pub use why::{Holding, why};
 pub use window::KeyUse;

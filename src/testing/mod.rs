@@ -4,9 +4,15 @@
 mod clock;
 pub mod contract;
 mod faults;
+#[cfg(feature = "sync")]
+pub mod local_contract;
 mod server;
 pub mod simulation;
+#[cfg(feature = "sync")]
+mod tables;
 
 pub use clock::TestClock;
 pub use faults::{Fault, Faults, FaultyStore, Verb};
 pub use server::{FakeServer, FakeTransport, Reply, Seen};
+#[cfg(feature = "sync")]
+pub use tables::{Asked, Fate, TableRemote, TableServer, TableTransport, Versions};

@@ -350,6 +350,13 @@ impl Drop for End<'_> {
     }
 }
 
+/// A request as a server gets it.
+pub(in crate::testing) async fn read_request(
+    request: reqwest::Request,
+) -> Result<Seen, TransportFailure> {
+    seen(request).await
+}
+
 async fn seen(mut request: reqwest::Request) -> Result<Seen, TransportFailure> {
     let body = match request.body_mut().take() {
         Some(body) => whole(body).await?,

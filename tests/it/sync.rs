@@ -7,5 +7,7 @@ mod killed;
 mod order;
 mod pages;
 mod site;
+#[cfg(feature = "test-util")]
+mod tables;
 mod triggers;
 mod weaknesses;

@@ -141,6 +141,11 @@ impl SyncOrchestrator {
         self.start(wants).await
     }
 
+    /// True for two handles of one orchestrator.
+    pub(in crate::sync) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     fn all(&self, need: Need) -> Wants {
         let all = 0..self.shared.graph.nodes.len();
         all.map(|at| (at, need)).collect()

@@ -1,0 +1,8 @@
+//! The table engine, on a server of tables in memory and paused time.
+
+mod dynos;
+mod local_contract;
+mod simulation;
+mod stories;
+mod thread;
+mod town;
