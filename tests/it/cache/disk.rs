@@ -12,7 +12,9 @@ use syncvault::store::{FjallStore, SledStore, SqliteStore, Store};
 
 use super::*;
 
-const ENGINES: [fn(&Path) -> Arc<dyn Store>; 3] = [
+type Open = fn(&Path) -> Arc<dyn Store>;
+
+const ENGINES: [Open; 3] = [
     |dir| Arc::new(SledStore::open(dir).expect("sled")),
     |dir| Arc::new(SqliteStore::open(dir).expect("sqlite")),
     |dir| Arc::new(FjallStore::open(dir).expect("fjall")),
