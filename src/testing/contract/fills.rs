@@ -65,7 +65,7 @@ pub async fn a_freed_child_is_given_out_until_it_is_filled_in(factory: &impl Sto
     let answer = rig.store.answer(parent.id).await.expect("answer");
     assert_eq!(answer.as_deref(), Some(&b"{\"id\":7}"[..]));
     let advanced = rig.advance(rig.leasing(9)).await;
-    assert_eq!(advanced.unfilled, [child.clone()]);
+    assert_eq!(advanced.unfilled, std::slice::from_ref(&child));
     assert_eq!(leased_ids(&advanced.leased), []);
     assert_eq!(rig.next_due().await, None);
     let advanced = rig.advance(rig.filling(filled(&child))).await;
