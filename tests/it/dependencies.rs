@@ -14,7 +14,7 @@ use syncvault::store::{Advance, Amend, Append, MemoryStore, Retention, Settle, S
 use syncvault::testing::{FakeServer, Reply, Seen, TestClock};
 use syncvault::{
     ActionId, Cancellation, ConnectivityMode, DeadLane, DeadReason, Delivery, End, ErrorKind,
-    Event, EventKind, Outcome, SyncVault, SyncVaultBuilder, Ticket, WhyPending, WireState,
+    EventKind, Events, Outcome, SyncVault, SyncVaultBuilder, Ticket, WhyPending, WireState,
 };
 
 const WAIT: Duration = Duration::from_secs(3600);
@@ -161,6 +161,45 @@ async fn a_filled_request_is_the_same_at_each_attempt() {
     assert_eq!(server.complaints(), [] as [&str; 0]);
 }
 
+/// What is queued after a dead parent is dead, and no child goes back before its parent does.
+async fn after_the_dead(vault: &SyncVault, parent: &Ticket, child: &Ticket) -> Ticket {
+    let late = vault
+        .put("/c")
+        .after(parent)
+        .enqueue()
+        .await
+        .expect("enqueue");
+    assert_eq!(
+        reason(&late).await,
+        DeadReason::ParentDead {
+            parent: parent.id()
+        }
+    );
+    let refused = vault.dead_letters().requeue(child.id()).await;
+    let refused = refused.expect_err("its parent goes first");
+    assert_eq!(refused.kind(), ErrorKind::WrongState);
+    assert!(
+        refused.to_string().contains(&parent.id().to_string()),
+        "{refused}"
+    );
+    late
+}
+
+/// What was told of each action, until so many were delivered.
+async fn told_until_delivered(
+    events: &mut Events,
+    count: usize,
+) -> BTreeMap<ActionId, Vec<EventKind>> {
+    let mut told: BTreeMap<ActionId, Vec<EventKind>> = BTreeMap::new();
+    let mut delivered = 0;
+    while delivered < count {
+        let event = events.next().await.expect("an event");
+        delivered += usize::from(matches!(event.kind, EventKind::Succeeded { .. }));
+        told.entry(event.action_id).or_default().push(event.kind);
+    }
+    told
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dead_parent_takes_its_children_along_and_brings_them_back() {
     let server = FakeServer::new();
@@ -202,25 +241,7 @@ async fn a_dead_parent_takes_its_children_along_and_brings_them_back() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(server.attempts().len(), 1, "no child was sent");
-    let late = vault
-        .put("/c")
-        .after(&parent)
-        .enqueue()
-        .await
-        .expect("enqueue");
-    assert_eq!(
-        reason(&late).await,
-        DeadReason::ParentDead {
-            parent: parent.id()
-        }
-    );
-    let refused = vault.dead_letters().requeue(child.id()).await;
-    let refused = refused.expect_err("its parent goes first");
-    assert_eq!(refused.kind(), ErrorKind::WrongState);
-    assert!(
-        refused.to_string().contains(&parent.id().to_string()),
-        "{refused}"
-    );
+    let late = after_the_dead(&vault, &parent, &child).await;
     let counts = *vault.status().counts();
     assert_eq!((counts.pending, counts.dead), (0, 4));
     assert_eq!(
@@ -232,19 +253,7 @@ async fn a_dead_parent_takes_its_children_along_and_brings_them_back() {
     }
     let ledger = vault.ledger().await.expect("ledger");
     assert_eq!((ledger.delivered, ledger.dead), (4, 0));
-    let mut told: BTreeMap<ActionId, Vec<EventKind>> = BTreeMap::new();
-    while told
-        .values()
-        .flatten()
-        .filter(|kind| matches!(kind, EventKind::Succeeded { .. }))
-        .count()
-        < 4
-    {
-        let Event {
-            action_id, kind, ..
-        } = events.next().await.expect("an event");
-        told.entry(action_id).or_default().push(kind);
-    }
+    let told = told_until_delivered(&mut events, 4).await;
     for id in all {
         let kinds = &told[&id];
         let dead = kinds
@@ -525,26 +534,14 @@ async fn a_crowd_refers_to_one_answer() {
     assert!(attempts[1..].iter().all(|seen| seen.path().ends_with("/7")));
 }
 
-/// The store alone, with ten thousand children: no step looks at more than a page of them, whatever happens to the parent.
-#[tokio::test]
-async fn ten_thousand_children_are_looked_at_page_by_page() {
-    const COUNT: usize = 10_000;
-    const PAGE: usize = 256;
-    let (store, now) = (
-        MemoryStore::new(),
-        Timestamp::from_millis(1_700_000_000_000),
-    );
+/// A parent with so many children, in many lanes.
+async fn family(store: &MemoryStore, count: usize, now: Timestamp) -> ActionId {
     store.open(now).await.expect("open");
     let record = |lane: usize| {
         let lane = Lane::new(format!("lane {lane}")).expect("a name");
         let origin = Origin::from_stored("http://fake.test:80");
-        Record::new(
-            ActionId::new(),
-            lane,
-            origin,
-            Bytes::from_static(b"{}"),
-            now,
-        )
+        let content = Bytes::from_static(b"{}");
+        Record::new(ActionId::new(), lane, origin, content, now)
     };
     let add = async |batch: Vec<Record>| {
         let batch = batch
@@ -554,7 +551,7 @@ async fn ten_thousand_children_are_looked_at_page_by_page() {
     };
     let parent = record(0);
     add(vec![parent.clone()]).await;
-    for page in (0..COUNT).step_by(1_000) {
+    for page in (0..count).step_by(1_000) {
         let children = (page..page + 1_000).map(|n| {
             let mut child = record(n % 4_000);
             child.parents.push(parent.id);
@@ -562,6 +559,19 @@ async fn ten_thousand_children_are_looked_at_page_by_page() {
         });
         add(children.collect()).await;
     }
+    parent.id
+}
+
+/// The store alone, with ten thousand children: no step looks at more than a page of them, whatever happens to the parent.
+#[tokio::test]
+async fn ten_thousand_children_are_looked_at_page_by_page() {
+    const COUNT: usize = 10_000;
+    const PAGE: usize = 256;
+    let (store, now) = (
+        MemoryStore::new(),
+        Timestamp::from_millis(1_700_000_000_000),
+    );
+    let id = family(&store, COUNT, now).await;
     let leasing = || {
         let mut step = Advance::new(now, Retention::default());
         let lease = step.lease.get_or_insert_default();
@@ -589,7 +599,6 @@ async fn ten_thousand_children_are_looked_at_page_by_page() {
         }
     }
     assert_eq!(buried, COUNT);
-    let id = parent.id;
     store
         .amend(Amend::Requeue { id, now })
         .await
