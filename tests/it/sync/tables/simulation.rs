@@ -19,6 +19,8 @@ use syncvault::{Backoff, SyncVault};
 use super::town::row;
 
 const DEVICES: usize = 3;
+/// In an ordinary run.
+const SEEDS: u64 = 300;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Numbers from a seed.
@@ -165,11 +167,11 @@ impl Replica {
         }
         let known = self.engine().get("notes", id.clone()).await.expect("get");
         match known {
-            Some(_) if luck.percent(50) => self
-                .engine()
-                .patch("notes", id.clone(), fields)
-                .await
-                .expect("patch"),
+            // A whole row that was read before is stale when others changed it meanwhile: that would be the app's own doing.
+            Some(_) if id.starts_with('a') || luck.percent(50) => {
+                let patched = self.engine().patch("notes", id.clone(), fields).await;
+                patched.expect("patch");
+            }
             known => {
                 let mut row = known.unwrap_or_default();
                 row.extend(fields);
@@ -219,6 +221,9 @@ async fn live(seed: u64) -> Result<usize, String> {
     let noon = TestClock::new();
     let server = TableServer::new(noon.clone());
     server.set_honours_keys(luck.percent(50));
+    for n in 0..3 {
+        server.put("notes", &format!("a{n}"), Some(row(json!({ "a": n }))));
+    }
     for n in 0..4 {
         server.put("notes", &format!("c{n}"), Some(row(json!({ "c": n }))));
     }
@@ -391,7 +396,7 @@ fn all_devices_and_the_server_are_the_same_in_the_end() {
     };
     let seeds = match number("SYNCVAULT_SYNC_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("SYNCVAULT_SYNC_SEEDS").unwrap_or(2000),
+        None => 0..number("SYNCVAULT_SYNC_SEEDS").unwrap_or(SEEDS),
     };
     let (mut conflicts, mut wrong) = (0, Vec::new());
     for seed in seeds.clone() {
