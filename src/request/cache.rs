@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::parts::cached::WhenFresh;
 
 impl RequestBuilder {
-    /// As [`send`](Self::send), and takes a cached answer in the place of none: [`Outcome::Cached`](crate::Outcome::Cached), with its
+    /// As [`send`](Self::send), and takes a cached answer in the place of none: [`Outcome::Cached`], with its
     /// age. Which one may be given is said at [`SyncVaultBuilder::cache`](crate::SyncVaultBuilder::cache); without that option, or for
     /// what is not a GET or a HEAD, there is none.
     ///
