@@ -351,13 +351,9 @@ impl Drop for End<'_> {
 }
 
 /// A request as a server gets it.
-pub(in crate::testing) async fn read_request(
-    request: reqwest::Request,
+pub(in crate::testing) async fn seen(
+    mut request: reqwest::Request,
 ) -> Result<Seen, TransportFailure> {
-    seen(request).await
-}
-
-async fn seen(mut request: reqwest::Request) -> Result<Seen, TransportFailure> {
     let body = match request.body_mut().take() {
         Some(body) => whole(body).await?,
         None => Bytes::new(),

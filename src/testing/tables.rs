@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::clock::{Clock, Timestamp};
 use crate::decide::FailureKind;
-use crate::testing::server::read_request;
+use crate::testing::server::seen;
 use crate::transport::{Transport, TransportFailure, TransportFuture};
 
 /// What happens to one request.
@@ -394,7 +394,7 @@ impl Transport for TableTransport {
 }
 
 async fn asked(request: reqwest::Request) -> Result<Asked, TransportFailure> {
-    let seen = read_request(request).await?;
+    let seen = seen(request).await?;
     let header = |name: &str| {
         let value = seen.headers.get(name)?.to_str().ok()?;
         Some(value.trim_matches('"').to_owned())

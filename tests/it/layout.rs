@@ -227,7 +227,10 @@ fn judge(
     reexports: &[(String, String)],
 ) -> Option<String> {
     // Exported macros live at the root, whatever file they stand in; these are the store contract's own.
-    if name.starts_with("__store_contract") {
+    if ["__store_contract", "__local_contract"]
+        .iter()
+        .any(|macros| name.starts_with(macros))
+    {
         return None;
     }
     let target = if tops.contains(name) {

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::store::Store;
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CacheSetting;
+pub(crate) struct CacheSetting(());
 
 impl CacheSetting {
     pub(crate) fn check(&self) -> Result<()> {
@@ -21,7 +21,7 @@ impl CacheSetting {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct CacheTerms;
+pub(crate) struct CacheTerms(());
 
 #[derive(Debug)]
 pub(crate) struct CacheBook;
