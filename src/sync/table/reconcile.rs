@@ -44,14 +44,54 @@ pub(super) fn meet(
         };
         return Met::Taken(Box::new(record), touched);
     };
-    let arrived = unsynced
-        .changes
-        .iter()
-        .rposition(|change| has_arrived(change, server.row.as_ref(), server_fields));
-    if arrived.is_some() || same_row(unsynced.base.as_ref(), server.row.as_ref(), server_fields) {
-        return Met::Taken(Box::new(moved_on(record, server)), Touched::Nothing);
+    match arrived(unsynced, server, server_fields) {
+        Arrived::Newest => {
+            let mut record = moved_on(record, server);
+            record.row.clone_from(&server.row);
+            Met::Taken(Box::new(record), Touched::Row)
+        }
+        Arrived::Nothing
+            if !same_row(unsynced.base.as_ref(), server.row.as_ref(), server_fields) =>
+        {
+            Met::Conflict(Box::new(conflict(record, unsynced, server)))
+        }
+        Arrived::Nothing | Arrived::Alone => {
+            Met::Taken(Box::new(moved_on(record, server)), Touched::Nothing)
+        }
+        Arrived::Under(base) => {
+            let unsynced = Unsynced {
+                base,
+                changes: unsynced.changes.clone(),
+            };
+            Met::Conflict(Box::new(conflict(record, &unsynced, server)))
+        }
     }
-    Met::Conflict(Box::new(conflict(record, unsynced, server)))
+}
+
+/// Which of our own changes a row of the server shows.
+#[derive(Debug, PartialEq)]
+enum Arrived {
+    Nothing,
+    /// The newest: the row is ours, and what others added to it.
+    Newest,
+    /// An earlier one, and nothing else: the later ones go on top of it.
+    Alone,
+    /// An earlier one that looked like this, and somebody wrote over it since: the later ones were not made on that.
+    Under(Option<Row>),
+}
+
+fn arrived(unsynced: &Unsynced, server: &RemoteRow, server_fields: &[String]) -> Arrived {
+    let row = server.row.as_ref();
+    let mut changes = unsynced.changes.iter();
+    let Some(at) = changes.rposition(|change| has_arrived(change, row, server_fields)) else {
+        return Arrived::Nothing;
+    };
+    let sent = &unsynced.changes[at].row;
+    match at + 1 == unsynced.changes.len() {
+        true => Arrived::Newest,
+        false if same_row(sent.as_ref(), row, server_fields) => Arrived::Alone,
+        false => Arrived::Under(sent.clone()),
+    }
 }
 
 /// True for what is no newer than what the device is in step with.

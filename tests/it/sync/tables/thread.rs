@@ -64,5 +64,5 @@ fn an_engine_on_its_own_thread_is_used_like_any_other() {
     assert_eq!(wait(notes.list(None, 10)).expect("list").len(), 1);
     assert_eq!(server.rows("notes").len(), 1);
     drop((engine, notes));
-    assert!(wait(async { while events.next().await.is_some() {} }) == ());
+    wait(async { while events.next().await.is_some() {} });
 }
