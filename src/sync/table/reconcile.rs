@@ -7,7 +7,7 @@ use super::conflict::{Decision, TableConflict};
 use super::local::Touched;
 use super::record::{LocalRecord, Outgoing, OutgoingState, Row, Unsynced};
 use super::remote::RemoteRow;
-use super::same::{has_arrived, same_row};
+use super::same::{has_arrived, same, same_row};
 use super::version::Version;
 use crate::clock::Timestamp;
 
@@ -130,7 +130,7 @@ pub(super) fn conflict(
     let newest = unsynced.changes.last();
     TableConflict {
         key: record.key.clone(),
-        base: unsynced.base.clone(),
+        base: base_of(unsynced, server.row.as_ref()),
         local: record.row.clone(),
         server: server.row.clone(),
         local_version: record.meta.version.clone(),
@@ -138,6 +138,28 @@ pub(super) fn conflict(
         local_changed_at: newest.map_or(Timestamp::EPOCH, |change| change.changed_at),
         server_updated_at: server.updated_at,
     }
+}
+
+/// The row that both sides started from. A field of the server's that holds what an earlier change of ours sent is our own work,
+/// whatever others did to the fields beside it: what came later was made on that.
+fn base_of(unsynced: &Unsynced, server: Option<&Row>) -> Option<Row> {
+    let (Some(server), [earlier @ .., _]) = (server, &unsynced.changes[..]) else {
+        return unsynced.base.clone();
+    };
+    let mut base = unsynced.base.clone();
+    for (change, row) in earlier
+        .iter()
+        .filter_map(|change| Some((change, change.row.as_ref()?)))
+    {
+        let is_sent = |field: &String| change.fields.is_empty() || change.fields.contains(field);
+        for (field, ours) in row.iter().filter(|(field, _)| is_sent(field)) {
+            if server.get(field).is_some_and(|theirs| same(ours, theirs)) {
+                base.get_or_insert_default()
+                    .insert(field.clone(), ours.clone());
+            }
+        }
+    }
+    base
 }
 
 /// The record is in step with this row from now on, but for its own row.
