@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 
 #[path = "backlog/memory.rs"]
+#[expect(dead_code, reason = "only the peak is asked for here")]
 mod memory;
 #[path = "support/report.rs"]
 #[expect(dead_code, reason = "the table only")]

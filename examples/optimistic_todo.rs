@@ -1,5 +1,5 @@
-//! An optimistic list: an entry is on the screen at once, before the server knows it. When the server answers, the entry
-//! gets the server's id; when the server refuses, it is taken back.
+//! An optimistic list: an entry is on the screen at once, before the server knows it, and can be changed at once. When the server
+//! answers, the entry gets the server's id, and so does the change that waits for it; when the server refuses, both are taken back.
 //!
 //! ```text
 //! cargo run --example optimistic_todo
@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::extract::Path;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
+use axum::routing::{post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use syncvault::{ActionId, End, SyncVault, Ticket};
+use syncvault::{ActionId, DeadReason, End, SyncVault, Ticket};
 
 use support::{Result, Server, impatient};
 
@@ -70,6 +71,18 @@ impl Todos {
         Ok(tokio::spawn(async move { todos.follow(ticket).await }))
     }
 
+    /// Ticks an entry off, whether or not the server knows it by now: the request waits for the one that creates it.
+    async fn tick_off(&self, id: TodoId) -> Result<Ticket> {
+        let request = match id {
+            TodoId::Server(id) => self.vault.put(format!("/todos/{id}/done")),
+            TodoId::Temporary(created) => {
+                let id = self.vault.response_of(created).json("/id");
+                self.vault.put("/todos/{id}/done").path_ref("id", id)
+            }
+        };
+        Ok(request.enqueue().await?)
+    }
+
     /// Brings the list in step with how it ended. After a restart: `vault.ticket(id)`, for each id that is temporary.
     async fn follow(&self, ticket: Ticket) -> Result {
         let temporary = TodoId::Temporary(ticket.id());
@@ -112,6 +125,7 @@ impl Todos {
 async fn main() -> Result {
     let router = Router::new()
         .route("/todos", post(create))
+        .route("/todos/{id}/done", put(tick_off))
         .with_state(Arc::default());
     let mut server = Server::start(router).await?;
     let dir = tempfile::tempdir()?;
@@ -130,7 +144,12 @@ async fn main() -> Result {
     for text in ["buy milk", "rob a bank", "call Anna"] {
         followers.push(todos.add(text).await?);
     }
-    todos.show("offline, and all is on the screen:");
+    let mut changes = Vec::new();
+    let shown = todos.list().clone();
+    for todo in &shown[..2] {
+        changes.push(todos.tick_off(todo.id).await?);
+    }
+    todos.show("offline, and all is on the screen; two are ticked off:");
     assert_eq!(todos.list().len(), 3);
 
     server.go_up().await?;
@@ -144,8 +163,18 @@ async fn main() -> Result {
     let texts: Vec<_> = list.iter().map(|todo| todo.text.as_str()).collect();
     assert_eq!(texts, ["buy milk", "call Anna"]);
     assert!(list.iter().all(|todo| matches!(todo.id, TodoId::Server(_))));
-    // The refused request is not gone: it is a dead letter, until somebody acts.
-    assert_eq!(vault.dead_letters().count().await?, 1);
+    let milk = changes[0].wait().await?;
+    assert!(
+        matches!(milk, End::Delivered(_)),
+        "sent under the server's id: {milk:?}"
+    );
+    let bank = changes[1].wait().await?;
+    assert!(
+        matches!(bank, End::Dead(DeadReason::ParentDead { .. })),
+        "{bank:?}"
+    );
+    // The refused request is not gone, nor what waited for it: they are dead letters, until somebody acts.
+    assert_eq!(vault.dead_letters().count().await?, 2);
     Ok(vault.shutdown(Duration::from_secs(1)).await?)
 }
 
@@ -159,4 +188,13 @@ async fn create(
     }
     let id = 1001 + last.fetch_add(1, Ordering::Relaxed);
     Ok((StatusCode::CREATED, Json(CreatedTodo { id })))
+}
+
+/// The server: an entry that it knows is done now.
+async fn tick_off(State(last): State<Arc<AtomicU64>>, Path(id): Path<u64>) -> StatusCode {
+    let is_known = (1001..1001 + last.load(Ordering::Relaxed)).contains(&id);
+    match is_known {
+        true => StatusCode::NO_CONTENT,
+        false => StatusCode::NOT_FOUND,
+    }
 }

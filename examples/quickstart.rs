@@ -56,7 +56,6 @@ async fn app(url: &str, vault: &Path, orders: RangeInclusive<u32>) -> Result<()>
         match outcome {
             Outcome::Sent(response) => println!("order-{number} sent: {}", response.status()),
             Outcome::Queued(ticket) => println!("order-{number} saved on disk: {}", ticket.id()),
-            _ => {}
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

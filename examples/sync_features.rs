@@ -198,7 +198,7 @@ impl BackgroundSync for Rows {
 fn sent(outcome: Outcome) -> Result<syncvault::reqwest::Response, Error> {
     match outcome {
         Outcome::Sent(response) => Ok(response),
-        _ => Err(Error::new(ErrorKind::Unreachable, "it was queued")),
+        Outcome::Queued(_) => Err(Error::new(ErrorKind::Unreachable, "it was queued")),
     }
 }
 

@@ -86,7 +86,7 @@ async fn note(vault: &SyncVault, key: &str) -> Result {
         .await?
     {
         Outcome::Sent(response) => println!("{key}  sent: {}", response.status()),
-        _ => println!("{key}  on disk"),
+        Outcome::Queued(_) => println!("{key}  on disk"),
     }
     Ok(())
 }

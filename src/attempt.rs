@@ -215,6 +215,10 @@ impl Outgoing {
     /// The request of a leased action.
     pub(crate) async fn of(parts: &Parts, record: &Record, body: &Body) -> Result<Self> {
         let request = StoredRequest::decode(&record.content)?;
+        if !request.references.is_empty() {
+            let text = "what it refers to was not filled in";
+            return Err(Error::new(ErrorKind::Corrupt, text));
+        }
         let key = wire_key(&request, record);
         let body = load(&parts.store, body).await?;
         check_files(&parts.store, &body).await?;

@@ -11,6 +11,7 @@ mod encrypting;
 mod files;
 mod opening;
 mod portal;
+mod principals;
 mod rules;
 mod starting;
 mod trace;
@@ -21,8 +22,6 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-use http::HeaderName;
 
 use crate::action::{Origin, StoredRequest};
 use crate::clock::{Clock, SystemClock};
@@ -44,7 +43,7 @@ use crate::transport::{
 use crate::vault::SyncVault;
 
 use batching::Batching;
-use check::{bad, is_loopback, is_taken, option, parse_url, within};
+use check::{bad, is_loopback, key_header, option, parse_url, within};
 use opening::{open, open_store};
 use portal::{Portals, probing};
 use rules::Rules;
@@ -440,19 +439,6 @@ impl SyncVaultBuilder {
         self
     }
 
-    /// Who uses the app now; see [`SyncVault::principal`]. Default: nobody, and the actions of every principal wait.
-    pub fn principal(mut self, principal: impl Into<String>) -> Self {
-        self.principal = Some(principal.into());
-        self
-    }
-
-    /// Sends the actions of every principal, side by side, whoever is active: for programs that act for many at once, a
-    /// gateway say. The provider of credentials is told for whom.
-    pub fn all_principals(mut self) -> Self {
-        self.is_everybody_sent = true;
-        self
-    }
-
     /// Makes the jitter repeatable, for tests.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -515,14 +501,7 @@ impl SyncVaultBuilder {
             .body_bytes_max
             .unwrap_or(BODY_BYTES_MAX.min(self.limits.bytes_max));
         within("body_bytes_max", body_bytes_max, 1, self.limits.bytes_max)?;
-        let key_header = HeaderName::try_from(self.key_header.as_str())
-            .map_err(|e| bad("idempotency_header", "is not a header name").with_source(e))?;
-        if is_taken(&key_header) {
-            return Err(bad(
-                "idempotency_header",
-                "is a header that HTTP itself or credentials need",
-            ));
-        }
+        let key_header = key_header(&self.key_header)?;
         option("cache", self.cache.check())?;
         Ok(Options {
             guards: self.guards(&base)?,

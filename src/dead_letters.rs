@@ -90,11 +90,12 @@ impl DeadLetters {
     }
 
     /// Sends one back: to the end of its lane, or to its old place when it blocks the lane; with the same id, key and
-    /// body, and with all its retries.
+    /// body, and with all its retries. What died with it ([`ParentDead`](crate::DeadReason::ParentDead)) comes back too, behind it.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] and [`ErrorKind::WrongState`] when it is not a dead letter; storage errors.
+    /// [`ErrorKind::NotFound`] and [`ErrorKind::WrongState`] when it is not a dead letter, or waits for an action that
+    /// is dead or gone; storage errors.
     pub async fn requeue(&self, id: ActionId) -> Result<Ticket> {
         let now = self.parts.now();
         let amended = self.parts.amend(Amend::Requeue { id, now }).await?;
@@ -155,7 +156,12 @@ impl DeadLetters {
                 Err(Error::new(ErrorKind::NotFound, text))
             }
             Amended::NotNow(record) => {
-                let text = format!("action {id} is {}, not a dead letter", record.state.name());
+                let text = match record.waits.first() {
+                    Some(parent) if record.state.is_dead() => format!(
+                        "action {id} waits for action {parent}, which was not delivered: requeue that one, or discard this one"
+                    ),
+                    _ => format!("action {id} is {}, not a dead letter", record.state.name()),
+                };
                 Err(Error::new(ErrorKind::WrongState, text))
             }
         }

@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{self, EventKind};
 use crate::parts::{ConnectivityMode, Parts};
 use crate::payload::{KeptBody, Payload};
-use crate::store::{Amend, Append, Appended, Direct, Find};
+use crate::store::{Amend, Append, Appended, Direct, Find, Unfit};
 use crate::ticket::Ticket;
 use crate::transport::{Arrived, Keep, arrived, keep, tee};
 use crate::worker::Control;
@@ -36,6 +36,7 @@ use crate::worker::Control;
 use cache::Cache;
 use detached::Detached;
 pub(crate) use draft::Draft;
+pub(crate) use outcome::Given;
 pub use outcome::{Delivery, Outcome};
 pub use replace::Replaced;
 
@@ -61,13 +62,18 @@ impl Dispatch {
         mut draft: Draft,
         payload: Payload,
         delivery: Delivery,
-    ) -> Result<Outcome> {
+    ) -> Result<Given> {
         let parts = &self.desk.parts;
         parts.check_open()?;
         if delivery != Delivery::Never {
             draft.drop_credentials(parts)?;
         }
-        let is_later = draft.not_before.is_some_and(|time| time > parts.now());
+        if !draft.parents.is_empty() && delivery == Delivery::Never {
+            let text = "a request that waits for another one is queued: it cannot be sent at once or never";
+            return Err(Error::invalid(text));
+        }
+        let is_later =
+            !draft.parents.is_empty() || draft.not_before.is_some_and(|time| time > parts.now());
         if delivery == Delivery::Queue || (is_later && delivery != Delivery::Never) {
             return self.enqueue(draft, payload).await.map(Outcome::Queued);
         }
@@ -159,6 +165,7 @@ impl Desk {
             }
             Some(Appended::Conflict { id }) => Err(conflict(id)),
             Some(Appended::Full { limit }) => Err(full(&limit)),
+            Some(Appended::Unfit { parent, why }) => Err(unfit(parent, why)),
             Some(Appended::NotOver { .. }) => Err(not_over()),
             None => Err(Error::new(ErrorKind::Storage, "the store gave no result")),
         }
@@ -166,7 +173,7 @@ impl Desk {
 
     /// `WriteAhead`: on disk and leased in one commit, then tried. Detached: when the caller drops its future, the
     /// attempt goes on.
-    async fn write_ahead(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
+    async fn write_ahead(&self, draft: Draft, body: KeptBody) -> Result<Given> {
         let parts = &self.parts;
         let turn = parts.turn(&draft.lane).await;
         let may_try = parts.may_try(&draft.origin, draft.principal.as_deref());
@@ -222,7 +229,7 @@ impl Desk {
     }
 
     /// `OnFailure`: tried at once, and queued only when there is no answer to give.
-    async fn send_first(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
+    async fn send_first(&self, draft: Draft, body: KeptBody) -> Result<Given> {
         let parts = &self.parts;
         if let Some(ticket) = self.known(&draft, &body).await? {
             return Ok(Outcome::Queued(ticket));
@@ -263,7 +270,7 @@ impl Desk {
     }
 
     /// `Never`: an answer or an error.
-    async fn send_only(&self, draft: Draft, body: KeptBody) -> Result<Outcome> {
+    async fn send_only(&self, draft: Draft, body: KeptBody) -> Result<Given> {
         let parts = &self.parts;
         let cache = Cache::of(parts, &draft, &body).await;
         if let Some(outcome) = cache.fresh().await {
@@ -450,6 +457,15 @@ fn not_over() -> Error {
 fn full(limit: &str) -> Error {
     let text = format!("the queue is full ({limit}): drain it, clear it, or raise the limit");
     Error::new(ErrorKind::Full, text)
+}
+
+fn unfit(parent: ActionId, why: Unfit) -> Error {
+    let kind = match why {
+        Unfit::Unknown => ErrorKind::NotFound,
+        Unfit::Itself | Unfit::Foreign | Unfit::TooMany => ErrorKind::Invalid,
+        Unfit::Ended | Unfit::NoAnswer => ErrorKind::WrongState,
+    };
+    Error::new(kind, format!("nothing can wait for action {parent}: {why}"))
 }
 
 fn conflict(id: ActionId) -> Error {

@@ -132,6 +132,7 @@ impl EventKind {
             self,
             Self::Queued
                 | Self::Started { .. }
+                | Self::DeadLettered { .. }
                 | Self::Cancelled
                 | Self::Expired
                 | Self::Superseded { .. }

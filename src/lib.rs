@@ -16,7 +16,6 @@
 //!     match vault.post("/orders").json(&order).idempotency_key("order-4711").send().await? {
 //!         Outcome::Sent(response) => println!("{}", response.status()),
 //!         Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
-//!         _ => {}
 //!     }
 //!     // It goes out when the server is there: in the background, and also after a restart.
 //!     assert_eq!(vault.pending_count().await?, 1);
@@ -61,6 +60,20 @@
 //! superseded. What an attempt means is decided by [`decide::verdict`]; a [`Classifier`](decide::Classifier) of the app
 //! comes first.
 //!
+//! # One request after another
+//!
+//! What was created offline can be changed offline: a request may wait for another one, and take a part of its answer.
+//!
+//! ```
+//! # async fn example(vault: &syncvault::SyncVault) -> syncvault::Result<()> {
+//! let created = vault.post("/todos").json(&["buy milk"]).enqueue().await?;
+//! let id = vault.response_of(&created).json("/id");
+//! vault.delete("/todos/{id}").path_ref("id", id).enqueue().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! See [`RequestBuilder::after`] and [`RequestBuilder::path_ref`].
+//!
 //! # What it promises
 //!
 //! - **P1** Acknowledged means on disk: what has a [`Ticket`] survives `kill -9` and power loss.
@@ -95,8 +108,8 @@
 //! | `net-watch` | yes | network events of the operating system, as hints to look sooner |
 //! | `gzip`, `zstd` | no | compressed request bodies, for servers that take them: [`RequestBuilder::compress`] |
 //! | `encrypt` | no | encryption at rest on any store: `SyncVaultBuilder::encryption` |
-//! | `cache` | no | answers to GETs are kept, and given when the network is not there: `SyncVaultBuilder::cache`, `Outcome::Cached` |
-//! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order; tables in step with a server |
+//! | `cache` | no | answers to GETs are kept, and given when the network is not there: `SyncVaultBuilder::cache`, `RequestBuilder::send_or_cached` |
+//! | `sync` | no | the [sync engine](sync): features with handlers, checkpoints, retries, order; tables in step with a server (docs/sync-protocol.md), or with Supabase |
 //! | `metrics` | no | depth, ages, attempts and gates through the `metrics` facade: docs/metrics.md |
 //! | `test-util` | no | fakes for clock, network, transport and store, the contract suite for stores, a simulation of whole vaults |
 
@@ -126,7 +139,8 @@ mod vault;
 mod worker;
 
 pub use action::{
-    Action, ActionId, Answer, Counts, DeadReason, Ledger, State, StoredRequest, WireState,
+    Action, ActionId, Answer, Counts, DeadReason, Ledger, ResponseOf, ResponseValue, State,
+    StoredRequest, WireState,
 };
 pub use builder::SyncVaultBuilder;
 pub use dead_letters::DeadLetters;

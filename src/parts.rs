@@ -377,7 +377,10 @@ impl Parts {
             }
             None => true,
         };
-        if !is_awaited || record.expires.is_some() || self.awaits_probe(&record.origin) {
+        // Its parents may have ended already: only a step finds out.
+        let is_child = !record.parents.is_empty();
+        if !is_awaited || is_child || record.expires.is_some() || self.awaits_probe(&record.origin)
+        {
             self.wake.notify_one();
         }
     }
@@ -485,6 +488,7 @@ impl Parts {
 
     /// Removes all that is kept of a principal, step by step. Returns how many pending actions and dead letters went.
     pub(crate) async fn forget(self: &Arc<Self>, principal: String) -> Result<u64> {
+        self.cache.forget().await;
         let mut evicted = 0;
         loop {
             let change = Amend::Forget {

@@ -5,6 +5,7 @@
 mod cache;
 #[cfg(feature = "sqlite")]
 mod outbox;
+mod references;
 
 use std::fmt::Display;
 use std::path::Path;
@@ -17,20 +18,19 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
 use serde::Serialize;
 
-use crate::action::{Lane, Origin, StoredRequest};
+use crate::action::{ActionId, Lane, Origin, StoredRequest};
 use crate::clock::Timestamp;
-use crate::decide::{TRACEPARENT, TraceParent, check_key, key_from_header, split_credentials};
-use crate::dispatch::{Delivery, Dispatch, Draft, Outcome};
+use crate::decide::{
+    HEADER_BYTES_MAX, TRACEPARENT, TraceParent, URL_BYTES_MAX, check_key, key_from_header,
+    split_credentials, weight,
+};
+use crate::dispatch::{Delivery, Dispatch, Draft, Given, Outcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parts::TraceHook;
 use crate::parts::cached::CacheTerms;
 use crate::payload::{Compression, Content, Form, Payload};
 use crate::ticket::Ticket;
 
-/// The longest URL, in bytes. Records must stay small enough for every store.
-const URL_BYTES_MAX: usize = 8 * 1024;
-/// The most that all headers of a request may weigh, in bytes.
-const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// The longest tag, coalescing key or principal, in bytes.
 const WORD_BYTES_MAX: usize = 255;
 
@@ -63,6 +63,7 @@ pub struct RequestBuilder {
     lane: Option<String>,
     principal: Option<String>,
     coalesce: Option<String>,
+    parents: Vec<ActionId>,
     priority: i8,
     max_retries: Option<u32>,
     expires_in: Option<Duration>,
@@ -95,6 +96,7 @@ impl RequestBuilder {
             lane: None,
             principal,
             coalesce: None,
+            parents: Vec::new(),
             priority: 0,
             max_retries: None,
             expires_in: None,
@@ -384,7 +386,6 @@ impl RequestBuilder {
     ///     Outcome::Sent(response) if response.status().is_success() => println!("{}", response.text().await?),
     ///     Outcome::Sent(response) => println!("refused: {}", response.status()),
     ///     Outcome::Queued(ticket) => println!("saved offline as {}", ticket.id()),
-    ///     _ => {}
     /// }
     /// # Ok(()) }
     /// ```
@@ -397,6 +398,10 @@ impl RequestBuilder {
     /// [`ErrorKind::Full`], [`ErrorKind::IdempotencyConflict`], storage errors; in each case nothing was kept. A
     /// failed attempt is not an error, except for [`Delivery::Never`].
     pub async fn send(self) -> Result<Outcome> {
+        self.send_out().await.map(Given::not_cached)
+    }
+
+    async fn send_out(self) -> Result<Given> {
         let method = self.request.as_ref().map(|request| request.method.clone());
         let delivery = match (self.delivery, method) {
             (Some(delivery), _) => delivery,
@@ -440,9 +445,9 @@ impl RequestBuilder {
             request.url.as_str().len() as u64,
             URL_BYTES_MAX as u64,
         )?;
-        let weigh = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
-        let header_bytes = request.headers.iter().map(weigh).sum::<usize>();
-        check_size("the headers", header_bytes as u64, HEADER_BYTES_MAX as u64)?;
+        let header_bytes = weight(&request.headers) as u64;
+        check_size("the headers", header_bytes, HEADER_BYTES_MAX as u64)?;
+        references::check(&request, &self.payload, &options.key_header)?;
         let key = match (self.key, request.headers.remove(&options.key_header)) {
             (Some(key), _) => Some(key),
             (None, Some(value)) => Some(key_from_header(&value)?),
@@ -474,6 +479,7 @@ impl RequestBuilder {
                 .coalesce
                 .map(|c| word("coalescing key", c))
                 .transpose()?,
+            parents: self.parents,
             priority: self.priority,
             attempts_max: retries.saturating_add(1),
             expires_in: self.expires_in,

@@ -45,8 +45,7 @@ pub use orchestrator::{
     FeatureStatus, FeatureStatuses, InitialState, InitialSync, Phase, Step, StepError, SyncEvent,
     SyncEventKind, SyncEvents, SyncOrchestrator, SyncOrchestratorBuilder, SyncReport, Tally,
 };
-#[cfg(feature = "sqlite")]
-pub use table::QueuedInTransaction;
+pub use table::{BatchChange, BatchResult, Deletions, PostgrestRemote, PostgrestTable, RestRemote};
 pub use table::{
     Change, ChangedBy, Collection, ConflictStrategy, DamagedRow, Decision, Drained, LocalFuture,
     LocalRecord, LocalStep, LocalStore, Logout, MemoryLocal, Operation, Outgoing, OutgoingState,
@@ -55,3 +54,5 @@ pub use table::{
     RemoteRow, RemoteStore, Resolver, Row, SyncEngine, SyncEngineBuilder, Table, TableConflict,
     TableEvent, TableEventKind, TableEvents, TableSpec, TableState, Touched, Unsynced, Version,
 };
+#[cfg(feature = "sqlite")]
+pub use table::{QueuedInTransaction, SqliteLocal, SqliteTable};

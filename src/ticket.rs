@@ -32,6 +32,7 @@ pub struct Ticket {
     id: ActionId,
     key: String,
     lane: Lane,
+    parents: Vec<ActionId>,
 }
 
 /// How an action ended.
@@ -60,6 +61,12 @@ impl std::fmt::Debug for Ticket {
     }
 }
 
+impl From<&Ticket> for ActionId {
+    fn from(ticket: &Ticket) -> Self {
+        ticket.id
+    }
+}
+
 impl Ticket {
     pub(crate) fn of(parts: Arc<Parts>, record: &Record) -> Self {
         Self {
@@ -67,6 +74,7 @@ impl Ticket {
             id: record.id,
             key: record.effective_key(),
             lane: record.lane.bare(),
+            parents: record.parents.clone(),
         }
     }
 
@@ -86,6 +94,12 @@ impl Ticket {
     #[must_use]
     pub fn lane(&self) -> &Lane {
         &self.lane
+    }
+
+    /// The actions that it was queued [after](crate::RequestBuilder::after).
+    #[must_use]
+    pub fn parents(&self) -> &[ActionId] {
+        &self.parents
     }
 
     /// Its events: first what is known, then what happens, up to the terminal one.

@@ -26,7 +26,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::sync::oneshot;
 
-use crate::action::{Action, ActionId, Lane, Ledger, WireState, scoped_key};
+use crate::action::{Action, ActionId, Lane, Ledger, ResponseOf, WireState, scoped_key};
 use crate::dead_letters::DeadLetters;
 use crate::dispatch::{Dispatch, unknown};
 use crate::error::{Error, ErrorKind, Result};
@@ -235,6 +235,13 @@ impl SyncVault {
     pub async fn ticket(&self, id: ActionId) -> Result<Option<Ticket>> {
         let record = self.parts().store.get(Find::Id(id)).await?;
         Ok(record.map(|record| Ticket::of(self.parts().clone(), &record)))
+    }
+
+    /// The answer to an action, as it will be: for requests that are queued before it is there. See
+    /// [`RequestBuilder::path_ref`].
+    #[must_use]
+    pub fn response_of(&self, action: impl Into<ActionId>) -> ResponseOf {
+        ResponseOf::new(action)
     }
 
     /// Takes a queued action back, if no byte of it can have left.

@@ -2,6 +2,7 @@
 //! It decides nothing (`decide` does) and sends nothing (`attempt` does).
 
 mod ending;
+mod filling;
 mod origins;
 mod pass;
 mod probing;
@@ -25,7 +26,7 @@ use crate::decide::{ClockWatch, Counted, Gate, GateKey, GateReason, Jump, Settle
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::parts::{ConnectivityMode, Draining, Parts, metrics, sleep_until};
-use crate::store::{Advance, Advanced, Amend, Lease, Settle, Urgency};
+use crate::store::{Advance, Advanced, Amend, Fill, Lease, Settle, Urgency};
 
 use ending::Stopping;
 use pass::Passes;
@@ -83,6 +84,8 @@ pub(crate) struct Worker {
     running: BTreeMap<ActionId, Running>,
     finished: Vec<Finished>,
     gates: Vec<Gate>,
+    /// What was filled in, for the next step.
+    fills: Vec<Fill>,
     passes: Passes,
     idlers: Vec<oneshot::Sender<()>>,
     has_handles: bool,
@@ -113,6 +116,7 @@ impl Worker {
             running: BTreeMap::new(),
             finished: Vec::new(),
             gates: Vec::new(),
+            fills: Vec::new(),
             passes: Passes::default(),
             idlers: Vec::new(),
             has_handles: true,
@@ -167,7 +171,8 @@ impl Worker {
         self.notice_clock_jump().await?;
         self.heed_portals();
         let lease = self.lease_request();
-        let has_news = !self.finished.is_empty() || !self.gates.is_empty();
+        let has_news =
+            !self.finished.is_empty() || !self.gates.is_empty() || !self.fills.is_empty();
         if !has_news && !self.is_hungry {
             self.end_pass(None);
             return Ok(());
@@ -178,6 +183,8 @@ impl Worker {
         step.stale = stale.cloned().collect();
         step.urgency = self.urgency();
         step.gates = self.latest_gates();
+        step.fills = std::mem::take(&mut self.fills);
+        step.dead_lane = self.parts.options.policy.dead_lane;
         step.lease = lease;
         let (may_lease, looked) = (step.lease.is_some(), step.now);
         let gates_after = step.lease.as_ref().map(|lease| lease.gates_after.clone());
@@ -192,7 +199,10 @@ impl Worker {
         if may_lease {
             self.forced.clear();
         }
-        self.is_hungry = !done.expired.is_empty();
+        self.is_hungry = !done.expired.is_empty() || done.is_unfinished;
+        if done.is_unfinished {
+            self.parts.wake.notify_one();
+        }
         self.set_timer(&done, may_lease.then_some(looked));
         if may_lease && done.totals.counts.pending > 0 {
             self.look_at_portals();
@@ -201,6 +211,7 @@ impl Worker {
         self.note_starts(&done.leased, gates_after.unwrap_or_default());
         let leased_any = !done.leased.is_empty();
         self.start(done.leased);
+        self.fill(done.unfilled).await?;
         if !leased_any && !self.is_hungry {
             self.end_pass(done.next_due);
         }
@@ -308,6 +319,25 @@ impl Worker {
         for record in &done.expired {
             self.parts.hub.publish(record, EventKind::Expired, now);
         }
+        for record in &done.buried {
+            self.publish_buried(record, now);
+        }
+        for record in &done.revived {
+            self.parts.hub.publish(record, EventKind::Queued, now);
+        }
+    }
+
+    /// A dead letter that was never sent: its parent is dead, or has not what it needs.
+    fn publish_buried(&mut self, record: &Record, now: Timestamp) {
+        let State::Dead { reason, .. } = &record.state else {
+            return;
+        };
+        self.parts.announce_dead(record, reason, None);
+        let kind = EventKind::DeadLettered {
+            reason: reason.clone(),
+        };
+        self.passes.count(&kind);
+        self.parts.hub.publish(record, kind, now);
     }
 
     fn publish_settled(&mut self, finished: Finished, record: &Record, now: Timestamp) {

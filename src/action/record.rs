@@ -87,6 +87,15 @@ pub struct Record {
     /// A newer action with the same one, in the same lane, can take the place of this one as long as no byte of it has left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<String>,
+    /// The actions that it was queued after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<ActionId>,
+    /// Those of its parents that are not known to be delivered: it is not leased before there is none. The store sets it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<ActionId>,
+    /// Those of its parents whose answers are to be [filled in](crate::store::Fill): it is not leased before that is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<ActionId>,
     /// A later action waits under its coalescing key, and this one does not any more. The store sets it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_passed: bool,
@@ -157,6 +166,9 @@ impl Record {
             batch: None,
             priority: 0,
             coalesce: None,
+            parents: Vec::new(),
+            waits: Vec::new(),
+            needs: Vec::new(),
             is_passed: false,
             superseded_by: None,
             is_merged: false,
@@ -235,6 +247,12 @@ impl Record {
             State::Queued { due } => Some(due),
             _ => None,
         }
+    }
+
+    /// True while it waits for its parents, or for what is to be filled in of their answers: it cannot be leased then.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        !self.waits.is_empty() || !self.needs.is_empty()
     }
 
     /// The bytes on disk.

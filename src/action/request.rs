@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
+use super::reference::Reference;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A request without its body, as the queue keeps it. Credentials are part of it in a sealed vault only.
@@ -28,6 +29,8 @@ pub struct StoredRequest {
     pub key_window: Option<Duration>,
     /// The app said that an HTML page cannot be the answer.
     pub expects_json: bool,
+    /// What is to be filled in before it can be sent.
+    pub references: Vec<Reference>,
     /// Statuses beside 2xx that are the answer, and not a failure.
     pub answers: Vec<u16>,
     /// A 401 holds it, and its principal, until there are credentials that are taken.
@@ -51,6 +54,8 @@ struct Encoded<'a> {
     expects_json: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_window_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    references: Vec<Reference>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     answers: Vec<u16>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -77,6 +82,7 @@ impl StoredRequest {
             tag: None,
             key_window: None,
             expects_json: false,
+            references: Vec::new(),
             answers: Vec::new(),
             waits_for_credentials: false,
         }
@@ -101,6 +107,7 @@ impl StoredRequest {
             key_window_ms: self.key_window.map(whole_millis),
             tag: self.tag.clone(),
             expects_json: self.expects_json,
+            references: self.references.clone(),
             answers: self.answers.clone(),
             waits_for_credentials: self.waits_for_credentials,
         };
@@ -146,6 +153,7 @@ impl StoredRequest {
             key_window: encoded.key_window_ms.map(Duration::from_millis),
             tag: encoded.tag,
             expects_json: encoded.expects_json,
+            references: encoded.references,
             answers: encoded.answers,
             waits_for_credentials: encoded.waits_for_credentials,
         })
@@ -213,6 +221,10 @@ mod tests {
         request.answers = vec![409, 412];
         request.waits_for_credentials = true;
         request.key_window = Some(Duration::from_secs(60));
+        let parent = crate::action::ResponseOf::new(crate::action::ActionId::new());
+        let path = crate::action::Slot::Path("id".into());
+        let reference = Reference::new(path, parent.json("/id"));
+        request.references.push(reference);
         let bytes = request.encode().expect("encode");
         assert_eq!(StoredRequest::decode(&bytes).expect("decode"), request);
     }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::id::ActionId;
 use crate::clock::Timestamp;
 
 /// Where an action is in its life.
@@ -144,6 +145,19 @@ pub enum DeadReason {
     /// Found in a damaged store, and nothing proves that it was not settled: it is not sent again by itself. Requeue it
     /// when it may be sent twice, or once more.
     Salvaged,
+    /// An action that it was queued [after](crate::RequestBuilder::after) came to another end than delivered: it was never sent. It
+    /// goes back to the queue when that one does.
+    ParentDead {
+        /// That action.
+        parent: ActionId,
+    },
+    /// What was to be [filled in](crate::SyncVault::response_of) from the answer to another action cannot be: it was never sent.
+    Unresolved {
+        /// That action.
+        parent: ActionId,
+        /// Why, without any content of request or answer.
+        detail: String,
+    },
 }
 
 impl fmt::Display for DeadReason {
@@ -181,6 +195,15 @@ impl fmt::Display for DeadReason {
                 f,
                 "found in a damaged store, and it may have been settled before"
             ),
+            Self::ParentDead { parent } => {
+                write!(f, "action {parent}, which it waited for, was not delivered")
+            }
+            Self::Unresolved { parent, detail } => {
+                write!(
+                    f,
+                    "the answer to action {parent} cannot be filled in: {detail}"
+                )
+            }
         }
     }
 }

@@ -60,6 +60,10 @@ pub struct Action {
     pub last_error: Option<String>,
     /// Length of the body in bytes.
     pub body_bytes: u64,
+    /// The actions that it was queued after.
+    pub parents: Vec<ActionId>,
+    /// Those of them that are not delivered yet: it is not sent before they are.
+    pub waits_for: Vec<ActionId>,
     /// The action that took the place of this one.
     pub superseded_by: Option<ActionId>,
 }
@@ -113,6 +117,8 @@ impl Action {
             last_status: record.last_status,
             last_error: record.last_error.clone(),
             body_bytes: record.body_bytes,
+            parents: record.parents.clone(),
+            waits_for: record.waits.clone(),
             superseded_by: record.superseded_by,
         })
     }

@@ -4,8 +4,9 @@ use super::SyncVaultBuilder;
 use crate::parts::cached::{CacheOptions, CacheSetting};
 
 impl SyncVaultBuilder {
-    /// Keeps answers to GETs in the vault's store, and gives them as [`Outcome::Cached`](crate::Outcome::Cached) when the server
-    /// gives none and they may be used. Default: nothing is kept.
+    /// Keeps answers to GETs in the vault's store, and gives them to
+    /// [`send_or_cached`](crate::RequestBuilder::send_or_cached) when the server gives none and they may be used. Default: nothing is
+    /// kept.
     ///
     /// **Kept** is what a private cache may keep (RFC 9111), once its body was read to the end: not with `no-store`, `Vary: *`, after
     /// a redirect, over `entry_bytes_max`, or in answer to a request that brings credentials, a `Range` or conditions of its own.
@@ -21,7 +22,8 @@ impl SyncVaultBuilder {
     ///
     /// **Stale** is also what was written to since, from the moment the write is queued, and again once it was delivered: every
     /// cached answer with the path of the write, whatever its query and its principal, and with the paths in the answer's `Location` and
-    /// `Content-Location`.
+    /// `Content-Location`. A vault that is opened without this option marks nothing: after it has written, call
+    /// [`clear_cache`](crate::SyncVault::clear_cache).
     ///
     /// Answers belong to the principal that asked, and go with it. Without [principals](crate::SyncVault::principal), who has the
     /// vault's credentials next gets what its predecessor asked for.

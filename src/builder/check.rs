@@ -19,7 +19,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 }
 
 /// Headers that cannot carry an idempotency key: they have a meaning of their own.
-pub(super) fn is_taken(name: &HeaderName) -> bool {
+fn is_taken(name: &HeaderName) -> bool {
     let value = HeaderValue::from_static("x");
     let headers = HeaderMap::from_iter([(name.clone(), value)]);
     let (storable, _) = split_credentials(&headers);
@@ -45,4 +45,17 @@ pub(super) fn within(name: &str, value: u64, min: u64, max: u64) -> Result<()> {
     Err(Error::invalid(format!(
         "option {name} must be from {min} to {max}, not {value}"
     )))
+}
+
+/// The header that carries idempotency keys.
+pub(super) fn key_header(name: &str) -> Result<HeaderName> {
+    let header = HeaderName::try_from(name)
+        .map_err(|e| bad("idempotency_header", "is not a header name").with_source(e))?;
+    match is_taken(&header) {
+        true => Err(bad(
+            "idempotency_header",
+            "is a header that HTTP itself or credentials need",
+        )),
+        false => Ok(header),
+    }
 }

@@ -356,7 +356,7 @@ pub enum ItemVerdict {
 }
 
 impl ItemVerdict {
-    /// By a status of its own, as the [verdict table](verdict) reads it for a request that goes alone: 2xx is a success; 429, 503
+    /// By a status of its own, as the [verdict table](verdict()) reads it for a request that goes alone: 2xx is a success; 429, 503
     /// and 500 are retried; 404 and 422 are rejected.
     #[must_use]
     pub fn of_status(status: u16) -> Self {

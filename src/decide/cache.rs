@@ -62,8 +62,8 @@ pub(crate) fn is_storable(request: &HeaderMap, status: u16, headers: &HeaderMap)
     let Ok(status) = StatusCode::from_u16(status) else {
         return false;
     };
-    let vary = vary_of(headers);
-    vary.is_some() && policy(request, status, headers.clone(), SystemTime::UNIX_EPOCH).is_storable()
+    let forbids = vary_of(headers).is_none() || Directives::of(headers).has("no-store");
+    !forbids && policy(request, status, headers.clone(), SystemTime::UNIX_EPOCH).is_storable()
 }
 
 /// By which headers of the request the server chose; nothing = by something else too. The credentials that the vault stamps on are
@@ -216,7 +216,9 @@ impl AnswerHead {
         let spare = asked.seconds("min-fresh").unwrap_or_default();
         let lifetime = self.lifetime(terms.request).min(wanted);
         let by_age = self.age(now).saturating_sub(lifetime.saturating_sub(spare));
-        let by_write = terms.stale_since.map(|since| now.since(since));
+        // As with the age: a clock that was set back makes it no less stale.
+        let by_write = |since: Timestamp| now.since(since).max(since.since(now));
+        let by_write = terms.stale_since.map(by_write);
         by_age.max(by_write.unwrap_or_default())
     }
 

@@ -7,6 +7,7 @@ mod cache;
 mod closing;
 mod dice;
 mod failure;
+mod filling;
 mod gate;
 mod jump;
 mod key;
@@ -34,6 +35,10 @@ pub(crate) use cache::{AnswerHead, Given, Moments, Terms, Trouble, is_cacheable,
 pub use closing::{Closing, reset_gate};
 pub use dice::Dice;
 pub use failure::FailureKind;
+pub use filling::{
+    Answered, Filled, HEADER_BYTES_MAX, URL_BYTES_MAX, Unresolved, fill, has_json_slot,
+    has_path_slot, weight,
+};
 pub use gate::{Gate, GateKey, GateReason, merge_gates, open_gate};
 pub use jump::{ClockWatch, Jump};
 pub use key::{KEY_BYTES_MAX, KeyForm, check_key, key_from_header, key_header_value};

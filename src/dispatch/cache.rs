@@ -16,8 +16,8 @@ use crate::decide::{
     AnswerHead, Given, Moments, Plan, Settlement, Terms, Trouble, is_cacheable, is_storable,
 };
 use crate::error::Result;
-use crate::parts::Parts;
 use crate::parts::cached::{Asking, CacheCounts, CacheOptions, WhenFresh, resource_of};
+use crate::parts::{Parts, metrics};
 use crate::payload::KeptBody;
 use crate::store::{CacheChange, CacheEntry, CacheKey, CacheTarget, Cached};
 use crate::transport::copied;
@@ -32,6 +32,8 @@ struct Inquiry {
     target: CacheTarget,
     max_stale: Duration,
     when_fresh: WhenFresh,
+    /// Does the caller take a cached answer?
+    is_taken: bool,
     asked: Timestamp,
     asking: Asking,
     found: Option<Found>,
@@ -63,6 +65,7 @@ impl Cache {
             parts: parts.clone(),
             max_stale: draft.cache.max_stale.unwrap_or(options.max_stale),
             when_fresh: draft.cache.when_fresh.unwrap_or(options.when_fresh),
+            is_taken: draft.cache.is_taken,
             options,
             request: request.clone(),
             asked: parts.now(),
@@ -79,7 +82,7 @@ impl Cache {
     }
 
     /// What is fresh, when that is enough for the caller.
-    pub(super) async fn fresh(&self) -> Option<Outcome> {
+    pub(super) async fn fresh(&self) -> Option<Outcome<Duration>> {
         let inquiry = self.0.as_ref()?;
         let found = inquiry.found.as_ref()?;
         let is_enough = inquiry.when_fresh == WhenFresh::Answer
@@ -91,12 +94,16 @@ impl Cache {
     }
 
     /// What may be given when there is no answer of the server.
-    pub(super) async fn instead(&self) -> Option<Outcome> {
+    pub(super) async fn instead(&self) -> Option<Outcome<Duration>> {
         self.in_trouble(Trouble::Away).await
     }
 
     /// What may be given in the place of what an attempt came to, when that is nothing to give.
-    pub(super) async fn instead_of(&self, plan: &Plan, exchange: &Exchange) -> Option<Outcome> {
+    pub(super) async fn instead_of(
+        &self,
+        plan: &Plan,
+        exchange: &Exchange,
+    ) -> Option<Outcome<Duration>> {
         if !matches!(plan.settlement, Settlement::Retry { .. }) {
             return None;
         }
@@ -109,7 +116,7 @@ impl Cache {
         }
     }
 
-    async fn in_trouble(&self, trouble: Trouble) -> Option<Outcome> {
+    async fn in_trouble(&self, trouble: Trouble) -> Option<Outcome<Duration>> {
         let inquiry = self.0.as_ref()?;
         let found = inquiry.found.as_ref()?;
         let (terms, now) = (inquiry.terms(found), inquiry.parts.now());
@@ -155,18 +162,20 @@ impl Inquiry {
         CacheKey::new(self.target.clone(), head.variant.clone())
     }
 
-    /// Not once its principal is no longer the active one.
-    async fn give(&self) -> Option<Outcome> {
+    /// Not to a caller that did not ask for it, and not once its principal is no longer the active one.
+    async fn give(&self) -> Option<Outcome<Duration>> {
         let found = self.found.as_ref()?;
         let principal = self.target.principal.as_deref();
-        if !self.parts.is_active(principal) {
+        if !self.is_taken || !self.parts.is_active(principal) {
             return None;
         }
         let body = self.body_of(&found.head).await?;
+        let bytes = body.len() as u64;
         let now = self.parts.now();
         let age = found.head.age(now);
         let response = self.response(&found.head, body, Given::Hit)?;
         CacheCounts::count(&self.parts.cache.counts.given);
+        metrics::cached("given", bytes);
         Some(Outcome::Cached(response, age))
     }
 
@@ -207,8 +216,10 @@ impl Inquiry {
         };
         let head = found.head.refreshed(told, moments)?;
         let body = self.body_of(&head).await?;
+        let bytes = body.len() as u64;
         let response = self.response(&head, body, Given::Revalidated)?;
         CacheCounts::count(&self.parts.cache.counts.revalidated);
+        metrics::cached("revalidated", bytes);
         let status = head.status().as_u16();
         let may_be_kept = is_storable(&self.request.headers, status, head.headers());
         let (inquiry, turn) = (self.clone(), self.parts.cache.begin_keeping(&self.target));
@@ -259,8 +270,12 @@ impl Inquiry {
     }
 
     async fn write(&self, head: &AnswerHead, body: Option<Bytes>) {
+        let bytes = body.as_ref().map_or(0, Bytes::len) as u64;
         match self.try_write(head, body).await {
-            Ok(true) => CacheCounts::count(&self.parts.cache.counts.kept),
+            Ok(true) => {
+                CacheCounts::count(&self.parts.cache.counts.kept);
+                metrics::cached("kept", bytes);
+            }
             Ok(false) => {}
             Err(error) => tracing::debug!(%error, "an answer is not cached"),
         }
@@ -269,9 +284,7 @@ impl Inquiry {
     async fn try_write(&self, head: &AnswerHead, body: Option<Bytes>) -> Result<bool> {
         let parts = &self.parts;
         let encoded = head.encode()?;
-        let principal = self.target.principal.as_deref();
-        if encoded.len() > CacheEntry::HEAD_BYTES_MAX || parts.principals().is_forgotten(principal)
-        {
+        if encoded.len() > CacheEntry::HEAD_BYTES_MAX || self.is_forgotten() {
             return Ok(false);
         }
         let mut entry = CacheEntry::new(self.key_of(head), encoded.into(), body, parts.now());
@@ -294,11 +307,16 @@ impl Inquiry {
                 parts.store.cache(mark).await?;
             }
         }
-        if parts.principals().is_forgotten(principal) {
+        if self.is_forgotten() {
             let drop = CacheChange::Drop(entry.key);
             parts.store.cache(drop).await?;
         }
         Ok(done == Cached::Done)
+    }
+
+    /// Was the principal forgotten since this was asked?
+    fn is_forgotten(&self) -> bool {
+        self.target.principal.is_some() && self.asking.is_forgotten()
     }
 
     async fn drop_found(&self) {

@@ -122,7 +122,8 @@ impl Desk {
             return Ok(Waiting::Nothing);
         };
         let request = match StoredRequest::decode(&old.content) {
-            Ok(request) if is_plain(&request, old.body_bytes) => request,
+            // What it waits for would not be waited for any more.
+            Ok(request) if old.parents.is_empty() && is_plain(&request, old.body_bytes) => request,
             _ => return Ok(Waiting::Unasked),
         };
         let Some(body) = store.body(old.id).await? else {
@@ -144,7 +145,8 @@ fn newer_of(append: &Append) -> Option<WholeRequest> {
     };
     let record = &append.record;
     let request = StoredRequest::decode(&record.content).ok()?;
-    let is_asked = record.attempts == 0 && is_plain(&request, record.body_bytes);
+    let is_asked =
+        record.attempts == 0 && record.parents.is_empty() && is_plain(&request, record.body_bytes);
     is_asked.then(|| WholeRequest::new(request, body.clone()))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::action::{Lane, Origin, Record, State, StoredRequest, scoped_key};
+use crate::action::{ActionId, Lane, Origin, Record, State, StoredRequest, scoped_key};
 use crate::attempt::{self, Outgoing};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +24,8 @@ pub(crate) struct Draft {
     pub(crate) origin: Origin,
     pub(crate) principal: Option<String>,
     pub(crate) coalesce: Option<String>,
+    /// What it waits for.
+    pub(crate) parents: Vec<ActionId>,
     pub(crate) priority: i8,
     pub(crate) attempts_max: u32,
     pub(crate) expires_in: Option<Duration>,
@@ -73,6 +75,12 @@ impl Draft {
         record.key = self.scoped_key();
         record.principal = self.principal.clone();
         record.coalesce = self.coalesce.clone();
+        record.parents = self.parents.clone();
+        for reference in &self.request.references {
+            if !record.needs.contains(&reference.from.of) {
+                record.needs.push(reference.from.of);
+            }
+        }
         record.priority = self.priority;
         record.attempts_max = self.attempts_max;
         record.expires = self.expires_in.map(|limit| now.after(limit));
@@ -101,7 +109,22 @@ impl Draft {
             hash.update(&[0]);
         }
         body.print(&mut hash);
+        self.print_references(&mut hash);
         hash.finalize().to_hex().as_str()[..32].to_owned()
+    }
+
+    /// What it waits for and refers to is a part of what it is, before anything is filled in.
+    fn print_references(&self, hash: &mut blake3::Hasher) {
+        let mut parents = self.parents.clone();
+        parents.sort_unstable();
+        for parent in parents {
+            hash.update(&[1]);
+            hash.update(parent.as_bytes());
+        }
+        for reference in &self.request.references {
+            hash.update(&[2]);
+            hash.update(format!("{reference:?}").as_bytes());
+        }
     }
 
     /// The key as the store knows it: keys of different principals are apart.

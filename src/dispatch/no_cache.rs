@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use reqwest::Response;
 
-use super::{Desk, Draft, Outcome};
+use super::{Desk, Draft, Given};
 use crate::action::Record;
 use crate::attempt::{Exchange, Outgoing};
 use crate::decide::Plan;
@@ -18,15 +18,15 @@ impl Cache {
         Self
     }
 
-    pub(super) async fn fresh(&self) -> Option<Outcome> {
+    pub(super) async fn fresh(&self) -> Option<Given> {
         None
     }
 
-    pub(super) async fn instead(&self) -> Option<Outcome> {
+    pub(super) async fn instead(&self) -> Option<Given> {
         None
     }
 
-    pub(super) async fn instead_of(&self, _plan: &Plan, _exchange: &Exchange) -> Option<Outcome> {
+    pub(super) async fn instead_of(&self, _plan: &Plan, _exchange: &Exchange) -> Option<Given> {
         None
     }
 

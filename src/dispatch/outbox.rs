@@ -5,7 +5,7 @@ use std::any::Any;
 
 use rusqlite::Transaction;
 
-use super::{Dispatch, Draft, conflict, full, leased, not_over};
+use super::{Dispatch, Draft, conflict, full, leased, not_over, unfit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Payload;
 use crate::store::{Append, Appended, Over, SqliteStore, Store};
@@ -36,6 +36,7 @@ impl Dispatch {
             | Appended::Cancelled { record, .. } => Ok(Ticket::of(parts.clone(), &record)),
             Appended::Conflict { id } => Err(conflict(id)),
             Appended::Full { limit } => Err(full(&limit)),
+            Appended::Unfit { parent, why } => Err(unfit(parent, why)),
             Appended::NotOver { .. } => Err(not_over()),
             Appended::Leased { .. } => Err(leased()),
         }

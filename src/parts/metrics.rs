@@ -26,6 +26,13 @@ pub(crate) fn counted(counts: &Counts, now: Timestamp) {
     gauge!("syncvault_oldest_age_seconds").set(age.unwrap_or_default().as_secs_f64());
 }
 
+/// An answer was given from the cache, was found unchanged, or was kept.
+#[cfg(feature = "cache")]
+pub(crate) fn cached(what: &'static str, body_bytes: u64) {
+    counter!("syncvault_cache_answers_total", "what" => what).increment(1);
+    counter!("syncvault_cache_bytes_total", "what" => what).increment(body_bytes);
+}
+
 /// Of a principal's gate nothing is told: its name is a user's.
 pub(crate) fn gated(gate: &Gate, now: Timestamp) {
     let GateKey::Origin(origin) = &gate.key else {

@@ -1,5 +1,6 @@
 //! Values of `Store::append`: an action on its way in, and what became of it.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::Retention;
@@ -182,4 +183,45 @@ pub enum Appended {
         /// Which one, in words.
         limit: String,
     },
+    /// It cannot wait for one of its parents. Nothing was added.
+    Unfit {
+        /// That parent.
+        parent: ActionId,
+        /// Why not.
+        why: Unfit,
+    },
+}
+
+/// How many [parents](Record::parents) an action may have. Every store takes that many.
+pub const PARENTS_MAX: usize = 32;
+
+/// Why nothing can be queued after an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// There is no such action, or it is forgotten.
+    Unknown,
+    /// It is the action itself.
+    Itself,
+    /// It was cancelled, it expired, or another one took its place.
+    Ended,
+    /// It is another principal's.
+    Foreign,
+    /// It is delivered, and its answer, which is needed, is not kept.
+    NoAnswer,
+    /// There are more parents than one action can have.
+    TooMany,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "it is not known: it was never queued here, or is forgotten",
+            Self::Itself => "it is the action itself",
+            Self::Ended => "it will never be delivered: it was cancelled, expired or superseded",
+            Self::Foreign => "it belongs to another principal",
+            Self::NoAnswer => "it is delivered, and its answer is not kept",
+            Self::TooMany => "an action has at most 32 parents",
+        })
+    }
 }

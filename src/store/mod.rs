@@ -49,7 +49,7 @@ mod snapshot;
 mod sqlite;
 mod step;
 
-pub use appending::{Append, Appended, Direct, LanePlace, Limits, Over, Then};
+pub use appending::{Append, Appended, Direct, LanePlace, Limits, Over, PARENTS_MAX, Then, Unfit};
 pub use batches::Batches;
 pub use caching::{
     CacheChange, CacheEntry, CacheKey, CacheTarget, CacheTotals, Cached, CachedHead,
@@ -76,7 +76,7 @@ pub use snapshot::{Chunks, Snapshot, Source};
 pub(crate) use sqlite::examine_sqlite;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Access, SqliteOptions, SqliteStore};
-pub use step::{Advance, Advanced, Lease, Leased, Retention, Settle, Urgency, Whose};
+pub use step::{Advance, Advanced, Fill, Lease, Leased, Retention, Settle, Urgency, Whose};
 
 use std::any::Any;
 use std::fmt;
@@ -116,6 +116,12 @@ pub type Changed<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 /// 8. **Sealed under the keyring that is kept.** Values that were sealed under another revision of it are refused with
 ///    [`ErrorKind::WrongKey`](crate::ErrorKind::WrongKey), in the same commit that would have taken them; nothing has
 ///    changed then, and snapshots stay. So no key goes while somebody still seals with it.
+///
+/// 9. **Children wait for their parents.** An action with [`parents`](Record::parents) is leased only when all of them are delivered
+///    and what it [`needs`](Record::needs) of their answers is filled in; until then its lane waits at its place. The end of a parent, its
+///    answer and the word that its children are to be looked at are one commit. When a parent comes to any other end, its children become
+///    dead letters ([`ParentDead`](crate::DeadReason::ParentDead)); when it is requeued, they are too. A child stands behind its parents in the
+///    order of the queue. An answer that a child needs is kept as long as it does. Each step looks at a bounded number of children.
 ///
 /// The order of calls is: `open`, then the other verbs, then `close`. A second `open` on a live store starts a new run.
 ///

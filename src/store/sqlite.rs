@@ -37,6 +37,8 @@ use super::{
 };
 use crate::action::{ActionId, Body, BodyFile, Lane, Record};
 use crate::clock::Timestamp;
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 
 /// The name of the database in the directory of a vault.

@@ -7,10 +7,10 @@ use bytes::Bytes;
 
 use super::{Batches, Totals};
 use crate::action::{
-    ActionId, Batch, Batching, Body, Origin, PortalSign, Record, State, WireState,
+    ActionId, Batch, Batching, Body, DeadReason, Origin, PortalSign, Record, State, WireState,
 };
 use crate::clock::Timestamp;
-use crate::decide::{Gate, Settlement};
+use crate::decide::{DeadLane, Gate, Settlement};
 
 /// One step of a worker.
 #[derive(Clone, Debug)]
@@ -20,6 +20,10 @@ pub struct Advance {
     pub settle: Vec<Settle>,
     /// Gates to set, by their key.
     pub gates: Vec<Gate>,
+    /// What was filled in of the actions that the step before gave as [unfilled](Advanced::unfilled).
+    pub fills: Vec<Fill>,
+    /// What lanes do when one of their actions dies with its parent, or cannot be filled in.
+    pub dead_lane: DeadLane,
     /// What to lease after that; nothing = lease nothing.
     pub lease: Option<Lease>,
     /// What to forget of settled actions.
@@ -53,6 +57,8 @@ impl Advance {
         Self {
             settle: Vec::new(),
             gates: Vec::new(),
+            fills: Vec::new(),
+            dead_lane: DeadLane::Skip,
             lease: None,
             retention,
             urgency: Urgency::Now,
@@ -185,6 +191,31 @@ impl Settle {
     }
 }
 
+/// An action as it is to be sent: what it refers to is filled in. It is taken only when the action has not changed meanwhile; from
+/// then on its request and its body stay as they are.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Fill {
+    /// The record, as it was given but for content, origin, length of the body and words about what is wrong.
+    pub record: Record,
+    /// The body, if it is another one now.
+    pub body: Option<Body>,
+    /// Why it cannot be filled in: then it is a dead letter with this reason.
+    pub dead: Option<DeadReason>,
+}
+
+impl Fill {
+    /// A record whose content is filled in.
+    #[must_use]
+    pub fn new(record: Record) -> Self {
+        Self {
+            record,
+            body: None,
+            dead: None,
+        }
+    }
+}
+
 /// What [`Store::advance`](super::Store::advance) did.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -195,6 +226,15 @@ pub struct Advanced {
     pub leased: Vec<Leased>,
     /// Actions that expired on the way.
     pub expired: Vec<Record>,
+    /// Actions that became dead letters with their parents, or because they cannot be filled in.
+    pub buried: Vec<Record>,
+    /// Dead letters that are queued again, because their parents are.
+    pub revived: Vec<Record>,
+    /// Actions whose parents are all delivered, and whose references are to be [filled in](Fill): a bounded number. They come
+    /// again until that is done.
+    pub unfilled: Vec<Record>,
+    /// More children are to be looked at than one step does: the next step may come at once.
+    pub is_unfinished: bool,
     /// The earliest time at which something can be leased: gates, origin slots and `whose` count. Nothing when time cannot help.
     /// Not after now when the slots of the lease were the limit: the next settle helps then, not time.
     pub next_due: Option<Timestamp>,

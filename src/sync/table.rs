@@ -24,9 +24,17 @@ mod record;
 mod remote;
 mod same;
 mod settle;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod thread;
 mod version;
 mod write;
+
+// The dialects.
+mod instant;
+mod postgrest;
+mod rest;
+mod wire;
 
 pub use builder::SyncEngineBuilder;
 pub use change::{Change, Operation, PushRequest, Pushed};
@@ -48,4 +56,9 @@ pub use remote::{
     DamagedRow, PullRequest, RemoteError, RemoteErrorKind, RemoteFuture, RemotePage, RemoteRow,
     RemoteStore,
 };
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteLocal, SqliteTable};
 pub use version::Version;
+
+pub use postgrest::{Deletions, PostgrestRemote, PostgrestTable};
+pub use rest::{BatchChange, BatchResult, RestRemote};

@@ -91,13 +91,16 @@ impl Keep {
         self
     }
 
+    /// Is a header of this name kept?
+    #[must_use]
+    pub fn keeps(&self, name: &HeaderName) -> bool {
+        let text = name.as_str();
+        !NEVER.contains(&text) && (KEPT.contains(&text) || self.more.contains(name))
+    }
+
     fn headers(&self, headers: &HeaderMap) -> Vec<(String, String)> {
-        let is_chosen = |name: &HeaderName| {
-            !NEVER.contains(&name.as_str())
-                && (KEPT.contains(&name.as_str()) || self.more.contains(name))
-        };
         let chosen = headers.iter().filter(|(name, value)| {
-            is_chosen(name) && value.len() <= Self::HEADER_BYTES_MAX && !value.is_sensitive()
+            self.keeps(name) && value.len() <= Self::HEADER_BYTES_MAX && !value.is_sensitive()
         });
         chosen
             .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))

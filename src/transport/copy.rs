@@ -101,3 +101,40 @@ impl http_body::Body for Copying {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::stream;
+
+    use super::*;
+
+    type Piece = Result<&'static str, std::io::Error>;
+
+    /// What is handed over of a body that comes in these pieces.
+    async fn handed_over(pieces: Vec<Piece>, bytes_max: u64) -> Option<Bytes> {
+        let body = Body::wrap_stream(stream::iter(pieces));
+        let copy = Arc::new(Mutex::new(None));
+        let place = copy.clone();
+        let response = copied(http::Response::new(body).into(), bytes_max, move |body| {
+            *place.lock().expect("lock") = Some(body);
+        });
+        drop(response.bytes().await);
+        copy.lock().expect("lock").take()
+    }
+
+    #[tokio::test]
+    async fn only_a_whole_body_is_handed_over() {
+        let broken = || std::io::Error::other("broken off");
+        let whole = || vec![Ok("half of "), Ok("it")];
+        assert_eq!(handed_over(whole(), 10).await, Some("half of it".into()));
+        assert_eq!(handed_over(whole(), 9).await, None, "too long");
+        assert_eq!(
+            handed_over(vec![Ok("half of "), Err(broken())], 10).await,
+            None
+        );
+        assert_eq!(handed_over(vec![Err(broken())], 10).await, None);
+        assert_eq!(handed_over(Vec::new(), 10).await, Some(Bytes::new()));
+    }
+}

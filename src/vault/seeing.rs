@@ -31,6 +31,11 @@ pub enum WhyPending {
         /// The first of the lane.
         first: ActionId,
     },
+    /// An action that it was queued [after](crate::RequestBuilder::after) is not delivered yet.
+    WaitsFor {
+        /// The first of them.
+        parent: ActionId,
+    },
     /// A dead letter blocks its lane.
     LaneBlocked {
         /// The dead letter.
@@ -117,6 +122,12 @@ impl fmt::Display for WhyPending {
             Self::Ended(state) => write!(f, "it is not pending: it is {}", state.name()),
             Self::InFlight { attempt } => write!(f, "attempt {attempt} is running"),
             Self::Behind { first } => write!(f, "action {first} of its lane goes first"),
+            Self::WaitsFor { parent } => {
+                write!(
+                    f,
+                    "action {parent}, which it was queued after, is not delivered yet"
+                )
+            }
             Self::LaneBlocked { by } => {
                 write!(f, "dead letter {by} blocks its lane: requeue or discard it")
             }
@@ -176,6 +187,9 @@ impl SyncVault {
         }
         if !parts.is_active(record.principal.as_deref()) {
             return Ok(WhyPending::PrincipalNotActive);
+        }
+        if let Some(parent) = record.waits.first() {
+            return Ok(WhyPending::WaitsFor { parent: *parent });
         }
         let lane = parts.store.lane(record.lane.clone()).await?;
         if let Some(by) = lane.blocked_by {

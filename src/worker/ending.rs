@@ -52,6 +52,8 @@ impl Worker {
 
     pub(super) async fn close(mut self) {
         self.end_pass(None);
+        // What was read to its end by now is kept yet.
+        self.parts.cache.until_all_kept().await;
         let closed = self.parts.store.close().await;
         self.parts
             .is_closed

@@ -22,6 +22,9 @@ mod crash;
 /// Flipped bits and cut files: a vault opens all the same, and tells no lies.
 #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
 mod damage;
+/// Requests that wait for others, and refer to their answers.
+#[cfg(feature = "test-util")]
+mod dependencies;
 /// Chance, the same for the same seed.
 #[path = "../../src/testing/simulation/dice.rs"]
 mod dice;

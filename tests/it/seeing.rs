@@ -290,4 +290,42 @@ mod metrics_told {
             );
         }
     }
+
+    #[cfg(all(feature = "cache", feature = "test-util"))]
+    #[tokio::test(start_paused = true)]
+    async fn what_the_cache_does_is_told() {
+        use syncvault::testing::{FakeServer, Reply};
+
+        let board = Board::default();
+        let _guard = metrics::set_default_local_recorder(&board);
+        let server = FakeServer::new();
+        server.answers_next(Reply::status(200).header("etag", "\"1\"").body("menu"));
+        server.answers_next(Reply::status(304));
+        server.answers(Reply::unreachable());
+        let vault = syncvault::SyncVault::builder("https://api.example.com")
+            .transport(server.transport())
+            .connectivity(syncvault::connectivity::AlwaysReachable::new())
+            .store(syncvault::store::MemoryStore::new())
+            .cache(syncvault::CacheOptions::default());
+        let vault = vault.build().await.expect("vault");
+        for _ in 0..3 {
+            let asked = vault.get("/SECRET").max_stale(Duration::MAX);
+            let outcome = asked.send_or_cached().await.expect("send");
+            let text = outcome.response().expect("an answer").text().await;
+            assert_eq!(text.expect("body"), "menu");
+            vault.cache_stats().await.expect("stats");
+        }
+        let told = board.0.lock().expect("board").clone();
+        for (what, answers, bytes) in [
+            ("kept", 2.0, 4.0),
+            ("revalidated", 1.0, 4.0),
+            ("given", 1.0, 4.0),
+        ] {
+            let name = format!("syncvault_cache_answers_total what={what}");
+            assert_eq!(told.get(&name), Some(&answers), "{what}");
+            let name = format!("syncvault_cache_bytes_total what={what}");
+            assert_eq!(told.get(&name), Some(&bytes), "{what}");
+        }
+        assert!(!told.keys().any(|name| name.contains("SECRET")));
+    }
 }

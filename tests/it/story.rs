@@ -32,12 +32,17 @@ pub(crate) fn builder(server: &ChaosServer) -> SyncVaultBuilder {
 
 /// The same without a store.
 pub(crate) fn bare_builder(server: &ChaosServer) -> SyncVaultBuilder {
+    builder_at(server.url())
+}
+
+/// The same for any server.
+pub(crate) fn builder_at(url: impl AsRef<str>) -> SyncVaultBuilder {
     let mut policy = syncvault::RetryPolicy::default();
     policy.origin = short_origin();
     policy.backoff = Backoff::exponential(Duration::from_millis(2), Duration::from_millis(20));
     policy.origin_backoff =
         Backoff::exponential(Duration::from_millis(2), Duration::from_millis(20));
-    SyncVault::builder(server.url())
+    SyncVault::builder(url.as_ref())
         .retry_policy(policy)
         .connect_timeout(Duration::from_secs(2))
         .read_timeout(Duration::from_secs(2))

@@ -99,7 +99,7 @@ impl Watch {
         let attempts = self.server.attempts().len();
         let page = self.vault.pending_actions(Paging::first(1000)).await;
         let stats = self.vault.stats().await.expect("stats");
-        let is_full = stats.counts.in_flight as usize >= self.max_in_flight;
+        let is_full = stats.counts.in_flight >= self.max_in_flight as u64;
         let mut idle = BTreeSet::new();
         for action in page.expect("a page").items {
             let is_tried = stats

@@ -11,15 +11,17 @@ pub(super) struct Directives(Vec<(String, Option<String>)>);
 impl Directives {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let values = headers.get_all(CACHE_CONTROL).iter();
-        let texts = values.filter_map(|value| value.to_str().ok());
-        let each = texts.flat_map(|text| text.split(',')).map(|one| {
+        // One odd byte must not hide what else is said.
+        let texts = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let each = |one: &str| {
             let (name, argument) = match one.split_once('=') {
                 Some((name, argument)) => (name, Some(argument)),
                 None => (one, None),
             };
             let argument = argument.map(|text| text.trim().trim_matches('"').to_owned());
             (name.trim().to_ascii_lowercase(), argument)
-        });
+        };
+        let each = texts.flat_map(|text| text.split(',').map(each).collect::<Vec<_>>());
         Self(each.collect())
     }
 

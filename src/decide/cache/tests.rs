@@ -1,3 +1,5 @@
+//! Which answers are kept and used, as tables.
+
 use http::header::CACHE_CONTROL;
 
 use super::*;
@@ -87,6 +89,32 @@ fn what_was_written_to_is_stale_since_then() {
     };
     assert!(!given(0, 101));
     assert!(given(50, 150) && !given(50, 151));
+    // The clock was set back since.
+    assert!(given(50, 50) && !given(50, 49));
+}
+
+/// Symptom: one byte that is no ASCII hid `no-store` and `must-revalidate`. Cause: the whole header was not read.
+#[test]
+fn an_odd_byte_hides_no_directive() {
+    let odd = |text: &[u8]| {
+        let mut headers = HeaderMap::new();
+        let text = [b"x=\"\xe9\", ", text].concat();
+        headers.insert(
+            CACHE_CONTROL,
+            HeaderValue::from_bytes(&text).expect("value"),
+        );
+        headers
+    };
+    assert!(!is_storable(&HeaderMap::new(), 200, &odd(b"no-store")));
+    assert!(!is_cacheable(&Method::GET, &odd(b"no-store")));
+    let moments = Moments {
+        asked: time(0),
+        at: time(0),
+    };
+    let told = odd(b"max-age=10, must-revalidate");
+    let head = AnswerHead::new(&HeaderMap::new(), StatusCode::OK, &told, moments);
+    let head = head.expect("head");
+    assert!(!usable(&head, &HeaderMap::new(), 60, Trouble::Away, 20));
 }
 
 #[test]

@@ -113,6 +113,8 @@ impl CacheSetting {
 /// What one request says about the cache.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CacheTerms {
+    /// Does the caller take a cached answer?
+    pub(crate) is_taken: bool,
     pub(crate) max_stale: Option<Duration>,
     pub(crate) when_fresh: Option<WhenFresh>,
 }
@@ -145,6 +147,8 @@ struct State {
     asked: HashMap<String, (usize, u64)>,
     /// Answers that were given since the last one was kept.
     used: BTreeMap<CacheKey, Timestamp>,
+    /// How often a principal was forgotten.
+    forgets: u64,
     keeping: HashMap<CacheTarget, Arc<tokio::sync::Mutex<()>>>,
 }
 
@@ -168,12 +172,20 @@ impl CacheBook {
         let (count, written) = state.asked.entry(resource.clone()).or_default();
         *count += 1;
         let since = *written;
+        let forgets = state.forgets;
         drop(state);
         Asking {
             book: self.clone(),
             resource,
             since,
+            forgets,
         }
+    }
+
+    /// A principal is being forgotten: what was asked for it by now is not kept any more. Waits for what is on its way.
+    pub(crate) async fn forget(&self) {
+        self.state().forgets += 1;
+        self.until_all_kept().await;
     }
 
     fn note_written(&self, resources: &[String]) {
@@ -283,9 +295,15 @@ pub(crate) struct Asking {
     book: CacheBook,
     resource: String,
     since: u64,
+    forgets: u64,
 }
 
 impl Asking {
+    /// Was a principal forgotten meanwhile? It may be back by now; what was asked for it before may not.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.book.state().forgets != self.forgets
+    }
+
     /// Was something written to it meanwhile?
     pub(crate) fn is_overtaken(&self) -> bool {
         let state = self.book.state();

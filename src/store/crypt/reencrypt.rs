@@ -67,6 +67,11 @@ impl Sealed {
         Ok(Amended::More(done))
     }
 
+    /// Something old came to where the pass was already.
+    pub(super) fn must_pass_again(&self) {
+        lock(&self.pass).is_dirty = true;
+    }
+
     /// After a pass that found nothing old, the old keys go.
     async fn end_pass(&self) -> Result<Amended> {
         let pass = std::mem::take(&mut *lock(&self.pass));

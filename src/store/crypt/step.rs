@@ -11,7 +11,7 @@ use crate::action::{ActionId, Body, Record};
 use crate::decide::{Gate, GateKey};
 use crate::error::Result;
 use crate::store::{
-    Advance, Advanced, Append, Appended, Batches, Find, Lease, Leased, Settle, Whose,
+    Advance, Advanced, Append, Appended, Batches, Fill, Find, Lease, Leased, Settle, Whose,
 };
 
 /// The names and the content of `clear`, on what the store made of the action.
@@ -128,9 +128,16 @@ impl Sealed {
                 *settled = self.landed(&ring, record, settle.error).await;
             }
         }
-        let expired = std::mem::take(&mut done.expired);
-        for record in expired {
-            done.expired.extend(self.known(&ring, record).await);
+        self.note_revived(&ring, &done.revived);
+        for records in [
+            &mut done.expired,
+            &mut done.buried,
+            &mut done.revived,
+            &mut done.unfilled,
+        ] {
+            for record in std::mem::take(records) {
+                records.extend(self.known(&ring, record).await);
+            }
         }
         let mut is_any_lost = false;
         for leased in std::mem::take(&mut done.leased) {
@@ -155,16 +162,26 @@ impl Sealed {
         for one in step.settle {
             settle.push(self.seal_settle(ring, one).await?);
         }
+        let fills = step.fills.into_iter();
+        let fills = fills.filter_map(|fill| seal_fill(ring, fill).transpose());
         let gates = step.gates.into_iter().map(|gate| ring.seal_gate(gate));
         let lease = step.lease.map(|lease| seal_lease(ring, lease));
         Ok(Advance {
             settle,
+            fills: fills.collect::<Result<_>>()?,
             gates: gates.collect::<Result<_>>()?,
             lease: lease.transpose()?,
             keyring: Some(ring.revision),
             stale: ring.resources(&step.stale),
             ..step
         })
+    }
+
+    /// A dead letter that came back with its parent is under its old key still: another pass must meet it before that goes.
+    fn note_revived(&self, ring: &Keyring, revived: &[Record]) {
+        if revived.iter().any(|record| ring.is_old(&record.content)) {
+            self.must_pass_again();
+        }
     }
 
     /// What comes back for a principal that was forgotten meanwhile is not kept.
@@ -229,6 +246,24 @@ impl Sealed {
         lock(&self.flights).insert(id, record.clone());
         Some(Leased::new(record, leased.wire_before, body))
     }
+}
+
+/// Nothing for a principal that was forgotten meanwhile.
+fn seal_fill(ring: &Keyring, fill: Fill) -> Result<Option<Fill>> {
+    let owner = fill.record.principal.as_deref();
+    let owner = owner.map(|name| ring.principal(name));
+    let owner = owner.as_deref();
+    if ring.sealer(owner).is_none() {
+        return Ok(None);
+    }
+    let record = ring.seal_record(&fill.record)?;
+    let seal = |body| pieces::seal(ring, owner, record.id, body);
+    let body = fill.body.map(seal).transpose()?;
+    Ok(Some(Fill {
+        record,
+        body,
+        dead: fill.dead,
+    }))
 }
 
 /// The id that the key of an append may be.

@@ -21,14 +21,35 @@ const EXPIRE_MAX: usize = 256;
 pub(super) struct Step {
     pub(super) advance: Advance,
     pub(super) answers: Vec<Option<Kept>>,
+    /// The bodies that were filled in: one for each fill.
+    pub(super) bodies: Vec<Option<Kept>>,
+}
+
+#[cfg(test)]
+impl Step {
+    /// Without bodies.
+    pub(super) fn plain(advance: Advance, answers: Vec<Option<Kept>>) -> Self {
+        let bodies = Vec::new();
+        Self {
+            advance,
+            answers,
+            bodies,
+        }
+    }
 }
 
 impl<E: Engine> Queue<E> {
     pub(super) fn advance(&mut self, step: Step) -> Result<Advanced> {
-        let Step { advance, answers } = step;
+        let Step {
+            advance,
+            answers,
+            bodies,
+        } = step;
         if let Err(error) = self.refuse_half_restored() {
             let answers = answers.into_iter().flatten();
             answers.for_each(|answer| self.refuse(answer));
+            let bodies = bodies.into_iter().flatten();
+            bodies.for_each(|body| self.refuse(body));
             return Err(error);
         }
         let now = advance.now;
@@ -40,8 +61,13 @@ impl<E: Engine> Queue<E> {
         for gate in advance.gates {
             self.gates.put(&mut self.txn, gate)?;
         }
+        let how = (advance.dead_lane, now);
+        for (fill, body) in advance.fills.into_iter().zip(bodies) {
+            self.fill(fill, body, how, &mut done)?;
+        }
         done.expired = self.expire(now)?;
         self.reclaim_dead(now)?;
+        self.tend(advance.dead_lane, now, &mut done)?;
         self.arm(now)?;
         let has_turn = match &advance.lease {
             Some(_) => self.take_turn()?,
@@ -66,6 +92,8 @@ impl<E: Engine> Queue<E> {
         };
         self.must_watch = self.give_turn() || !has_turn;
         done.next_expiry = self.next_expiry()?;
+        done.unfilled = self.unfilled()?;
+        done.is_unfinished = self.is_unfinished()?;
         done.totals = self.totals_now()?;
         done.is_paused = self.txn.peers().is_some().then_some(self.run.is_paused);
         Ok(done)
@@ -130,7 +158,8 @@ impl<E: Engine> Queue<E> {
                 record.state = change_state(record, Change::Deliver { status, at })?;
                 self.leave_pending(record)?;
                 self.tally.ledger.delivered += 1;
-                self.retain(record)
+                self.retain(record)?;
+                self.look_at_children(record.id)
             }
             Settlement::Returned => {
                 self.leave_pending(record)?;
@@ -155,7 +184,8 @@ impl<E: Engine> Queue<E> {
             Settlement::Dead { reason, lane } => {
                 record.state = change_state(record, Change::Die { reason, at })?;
                 self.leave_pending(record)?;
-                self.bury(record, lane)
+                self.bury(record, lane)?;
+                self.look_at_children(record.id)
             }
         }
     }

@@ -43,10 +43,19 @@ impl<E: Engine> Queue<E> {
         {
             record.first_attempt = None;
         }
-        let keeps_place = self.exhume(&record)?;
+        // A child goes back when its parents do.
+        if self.settle_waits(&mut record)?.is_some() {
+            return Ok(Amended::NotNow(record));
+        }
+        let record = self.send_back(record, now)?;
+        Ok(Amended::Done(vec![record]))
+    }
+
+    /// Queues a dead letter again.
+    pub(super) fn send_back(&mut self, mut record: Record, now: Timestamp) -> Result<Record> {
+        let keeps_place = self.exhume(&record)? && self.may_stand_at(&record, record.seq)?;
         if !keeps_place {
-            record.seq = self.tally.seq_next;
-            self.tally.seq_next += 1;
+            self.take_last_place(&mut record);
         }
         record.state = change_state(&record, Change::Requeue { due: now })?;
         record.attempts_counted = 0;
@@ -60,7 +69,9 @@ impl<E: Engine> Queue<E> {
         self.rewrite(&mut record)?;
         self.place(&record)?;
         self.index_queued(&record)?;
-        Ok(Amended::Done(vec![record]))
+        self.tie(&record)?;
+        self.look_at_children(record.id)?;
+        Ok(record)
     }
 
     pub(super) fn discard(&mut self, id: ActionId) -> Result<Amended> {
@@ -71,6 +82,7 @@ impl<E: Engine> Queue<E> {
             return Ok(Amended::NotNow(record));
         }
         self.exhume(&record)?;
+        self.untie(&record)?;
         let counts = &mut self.tally.counts;
         counts.bytes = counts.bytes.saturating_sub(record.weight());
         self.forget(&record)?;

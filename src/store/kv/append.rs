@@ -7,14 +7,30 @@ use super::queue::Queue;
 use super::records::{Found, Kept};
 use crate::action::{Lane, Record, State};
 use crate::clock::Timestamp;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Append, Appended, Direct, Limits, Then};
+
+/// How long an encoded request may be: it is kept in the engine.
+const CONTENT_BYTES_MAX: usize = 64 * 1024;
 
 /// An action on its way in, its body where it belongs.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) append: Append,
     pub(super) body: Kept,
+}
+
+pub(super) fn check(batch: &[Append]) -> Result<()> {
+    for append in batch {
+        if append.record.content.len() > CONTENT_BYTES_MAX {
+            let text = format!(
+                "URL and headers of a request are limited to {CONTENT_BYTES_MAX} bytes, these have {}",
+                append.record.content.len()
+            );
+            return Err(Error::invalid(text));
+        }
+    }
+    Ok(())
 }
 
 impl<E: Engine> Queue<E> {
@@ -36,6 +52,10 @@ impl<E: Engine> Queue<E> {
         if record.head_bytes.is_none() {
             record.body_bytes = body.len();
         }
+        if let Some((parent, why)) = self.adopt(&mut record)? {
+            self.refuse_body(record.id, body);
+            return Ok(Appended::Unfit { parent, why });
+        }
         let replaced = match self.claim(&append.over, &record)? {
             Claim::Free => None,
             Claim::Takes(old, Then::CancelBoth) => {
@@ -52,7 +72,10 @@ impl<E: Engine> Queue<E> {
             self.refuse_body(record.id, body);
             return Ok(Appended::Full { limit });
         }
-        let place = replaced.as_ref().and_then(kept_place);
+        let place = match replaced.as_ref().and_then(kept_place) {
+            Some(seq) if self.may_stand_at(&record, seq)? => Some(seq),
+            _ => None,
+        };
         let superseded = match replaced {
             Some((old, then)) => Some(self.supersede(old, then, record.id, append.now)?),
             None => None,
@@ -67,6 +90,7 @@ impl<E: Engine> Queue<E> {
         self.write_birth(&mut record, &body)?;
         self.place(&record)?;
         self.index_queued(&record)?;
+        self.join(&record)?;
         if self
             .lane_row(&record.lane)?
             .is_some_and(|row| row.pending == 1)
@@ -96,7 +120,10 @@ impl<E: Engine> Queue<E> {
                 continue;
             }
             if is_forgotten(&old, append) {
-                self.unretain(&old)?;
+                // What children need of it stays until they have it.
+                if !self.has_children(id)? {
+                    self.unretain(&old)?;
+                }
             } else if old.fingerprint == new.fingerprint {
                 self.end_direct(&old)?;
                 return Ok(Some(Appended::Known { record: old }));
@@ -114,7 +141,7 @@ impl<E: Engine> Queue<E> {
     }
 
     /// Somebody is told that it is queued: from now on it stands in the way of others, as what is queued does.
-    fn end_direct(&mut self, record: &Record) -> Result<()> {
+    pub(super) fn end_direct(&mut self, record: &Record) -> Result<()> {
         if let Some(direct) = self.direct.get_mut(&record.lane) {
             direct.remove(&record.id);
         }
@@ -170,6 +197,7 @@ impl<E: Engine> Queue<E> {
         let is_due = record.due().is_some_and(|due| due <= now);
         let is_wanted = record.expires.is_none_or(|expires| expires > now);
         let is_held = self.run.is_paused || self.is_forgetting(record.principal.as_deref());
+        let is_held = is_held || record.is_held();
         if direct == Direct::No || is_held || !is_due || !is_wanted {
             return Ok(false);
         }

@@ -30,6 +30,13 @@ pub(super) struct CacheTally {
 }
 
 impl CacheTally {
+    /// In place of one that cannot be read.
+    const LOST: Self = Self {
+        entries: 0,
+        bytes: u64::MAX,
+        kept: u64::MAX / 2,
+    };
+
     #[cfg(any(feature = "fjall", feature = "sled", feature = "sqlite"))]
     pub(super) fn counts(&self, entries: u64, bytes: u64) -> bool {
         (self.entries, self.bytes) == (entries, bytes)
@@ -108,11 +115,8 @@ impl<E: Engine> Queue<E> {
         }
         let row = self.txn.get(keys::CACHE)?;
         let tally = row.map_or(Ok(CacheTally::default()), |row| parse(&row));
-        // What cannot be counted any more goes as if it were too much.
-        let tally = tally.unwrap_or(CacheTally {
-            bytes: u64::MAX,
-            ..CacheTally::default()
-        });
+        // What cannot be counted any more goes as if it were too much, and whatever is written to is newer than all of it.
+        let tally = tally.unwrap_or(CacheTally::LOST);
         self.cache = Some(tally);
         Ok(tally)
     }
@@ -403,7 +407,13 @@ impl<E: Engine> Queue<E> {
             {
                 continue;
             }
-            let no = self.cache_tally()?.kept;
+            let mut tally = self.cache_tally()?;
+            if tally.kept == 0 {
+                // Something is there, and the row that counts it is not.
+                tally = CacheTally::LOST;
+                self.set_cache_tally(tally)?;
+            }
+            let no = tally.kept;
             let mark = [no.to_be_bytes(), now.as_millis().to_be_bytes()].concat();
             self.txn.put(slot.mark_key(), mark);
         }

@@ -20,16 +20,17 @@ pub(super) enum Claim {
 }
 
 impl<E: Engine> Queue<E> {
+    /// One that others wait for keeps its place: nobody takes it.
     pub(super) fn claim(&mut self, over: &Over, new: &Record) -> Result<Claim> {
         let (id, revision, then) = match *over {
             Over::Nothing => return Ok(Claim::Free),
             Over::Latest => {
-                let old = self.waiting_of(new)?;
+                let old = self.rival_of(new)?;
                 let take = |old| Claim::Takes(old, Then::Supersede(LanePlace::End));
                 return Ok(old.map_or(Claim::Free, take));
             }
             Over::Vacant => {
-                let old = self.waiting_of(new)?;
+                let old = self.rival_of(new)?;
                 return Ok(old.map_or(Claim::Free, |old| Claim::Refused(Some(old))));
             }
             Over::Exactly { id, revision, then } => (id, revision, then),
@@ -38,17 +39,30 @@ impl<E: Engine> Queue<E> {
             return Ok(Claim::Refused(None));
         };
         let is_same = revision.is_none_or(|revision| revision == old.revision);
-        let is_free = is_same && old.lane == new.lane && is_unsent(&old);
+        let is_free =
+            is_same && old.lane == new.lane && is_unsent(&old) && !self.is_parent(&old, new)?;
         if is_free && (place_of(then) != LanePlace::OldIfLast || self.is_last(&old)?) {
             return Ok(Claim::Takes(old, then));
         }
         Ok(Claim::Refused(Some(old)))
     }
 
+    fn is_parent(&self, old: &Record, new: &Record) -> Result<bool> {
+        Ok(new.parents.contains(&old.id) || self.has_children(old.id)?)
+    }
+
     fn waiting_of(&mut self, new: &Record) -> Result<Option<Record>> {
         match &new.coalesce {
             Some(key) => self.waiting(&new.lane, key),
             None => Ok(None),
+        }
+    }
+
+    /// What waits under its coalescing key, and can be taken over.
+    fn rival_of(&mut self, new: &Record) -> Result<Option<Record>> {
+        match self.waiting_of(new)? {
+            Some(old) if self.is_parent(&old, new)? => Ok(None),
+            old => Ok(old),
         }
     }
 

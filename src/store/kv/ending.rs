@@ -30,7 +30,9 @@ impl<E: Engine> Queue<E> {
         }
         record.state = change_state(&record, change)?;
         self.leave_pending(&record)?;
+        self.untie(&record)?;
         self.retain(&mut record)?;
+        self.look_at_children(record.id)?;
         Ok(record)
     }
 
@@ -87,6 +89,8 @@ impl<E: Engine> Queue<E> {
     /// Takes an action out of whatever part it is in; its bytes are for the caller to remove. What had no end yet is
     /// counted as evicted.
     pub(super) fn take_out(&mut self, record: &Record) -> Result<()> {
+        self.untie(record)?;
+        self.look_at_children(record.id)?;
         match record.state {
             State::Queued { .. } => self.unindex_queued(record)?,
             State::InFlight { .. } => {
@@ -132,6 +136,9 @@ impl<E: Engine> Queue<E> {
                 }
                 early += 1;
             }
+            if self.has_children(keys::id_at(&key, 9)?)? {
+                return self.trim_behind(&key, keep, now);
+            }
             self.unretain_entry(&key, &value)?;
         }
         if early > 0 {
@@ -139,6 +146,28 @@ impl<E: Engine> Queue<E> {
                 count = early,
                 "the disk is full: settled actions are forgotten before their time"
             );
+        }
+        Ok(())
+    }
+
+    /// The oldest is kept for its children: goes on behind it, a bounded number in each step.
+    fn trim_behind(&mut self, oldest: &[u8], keep: &Retention, now: Timestamp) -> Result<()> {
+        let from = keys::after(oldest).max(std::mem::take(&mut self.trimmed_to));
+        let end = keys::behind(&[keys::SETTLED]);
+        let chunk = self.txn.scan(&from, &end, TRIM_MAX)?;
+        for (key, value) in &chunk {
+            let at = Timestamp::from_millis(keys::number_at(key, 1)?);
+            let counts = &self.tally.counts;
+            let is_over = counts.retained > keep.count || counts.retained_bytes > keep.bytes;
+            if !is_over && at.after(keep.age) > now {
+                return Ok(());
+            }
+            if !self.has_children(keys::id_at(key, 9)?)? {
+                self.unretain_entry(key, value)?;
+            }
+        }
+        if let Some((last, _)) = chunk.last() {
+            self.trimmed_to = keys::after(last);
         }
         Ok(())
     }

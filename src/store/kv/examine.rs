@@ -256,6 +256,9 @@ impl<E: Engine> Examined<'_, E> {
         self.out.step();
         self.out.seen.records += 1;
         self.answer(record)?;
+        if settled_at(record).is_none() {
+            self.parents(record)?;
+        }
         let counts = &mut self.out.seen.counts;
         match settled_at(record) {
             Some(at) => {
@@ -316,6 +319,22 @@ impl<E: Engine> Examined<'_, E> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Its ties to those that it waits for, or needs an answer of.
+    fn parents(&mut self, record: &Record) -> Result<()> {
+        for parent in record.waits.iter().chain(&record.needs) {
+            self.must_have(record, &keys::tie(*parent, record.id), "children")?;
+        }
+        let is_free = record.waits.is_empty() && !record.needs.is_empty();
+        if is_free && record.due().is_some() {
+            self.must_have(
+                record,
+                &keys::unfilled(record.id),
+                "what is to be filled in",
+            )?;
+        }
+        Ok(())
     }
 
     fn must_have(&mut self, record: &Record, key: &[u8], index: &str) -> Result<()> {

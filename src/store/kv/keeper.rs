@@ -185,7 +185,17 @@ pub(super) fn keep_answers(keeper: &mut Keeper, mut advance: Advance) -> Result<
             None => None,
         });
     }
-    Ok(Step { advance, answers })
+    let mut bodies = Vec::with_capacity(advance.fills.len());
+    for fill in &mut advance.fills {
+        let body = fill.body.take();
+        let body = body.map(|body| keeper.keep_again(fill.record.id, body));
+        bodies.push(body.transpose()?);
+    }
+    Ok(Step {
+        advance,
+        answers,
+        bodies,
+    })
 }
 
 /// On a full disk a result is worth more than its answer.

@@ -15,6 +15,9 @@
 //! z <died at><id>                      weight, and the lane's name if it blocks it: dead letters
 //! f <id>                               seq, then Place: in flight
 //! g <gate key>                         gate (JSON)
+//! h <parent id><child id>              nothing: the child waits for the parent, or needs its answer
+//! i <parent id>                        the child looked at last, or nothing: the parent's children are to be looked at
+//! j <id>                               nothing: freed, its references to be filled in
 //! u <name>                             note: a value of what is built on the vault
 //! r <resource><query><variant>         head of a cached answer, a frame; 8 bytes of a hash each
 //! y <id>                               body of a cached answer, a frame; the id is a hash of the three
@@ -57,6 +60,9 @@ pub(super) const CACHED: u8 = b'r';
 pub(super) const CACHED_BODIES: u8 = b'y';
 pub(super) const USED: u8 = b'w';
 pub(super) const STALE: u8 = b'e';
+pub(super) const TIES: u8 = b'h';
+pub(super) const MARKS: u8 = b'i';
+pub(super) const UNFILLED: u8 = b'j';
 
 pub(super) const FORMAT: &[u8] = b"mformat";
 pub(super) const RUN: &[u8] = b"mrun";
@@ -154,6 +160,22 @@ pub(super) fn gate(key: &GateKey) -> Key {
 
 pub(super) fn note(name: &str) -> Key {
     text(b'u', &[], name)
+}
+
+pub(super) fn tie(parent: ActionId, child: ActionId) -> Key {
+    join(TIES, &[parent.as_bytes(), child.as_bytes()])
+}
+
+pub(super) fn ties_of(parent: ActionId) -> Key {
+    join(TIES, &[parent.as_bytes()])
+}
+
+pub(super) fn mark(parent: ActionId) -> Key {
+    join(MARKS, &[parent.as_bytes()])
+}
+
+pub(super) fn unfilled(id: ActionId) -> Key {
+    join(UNFILLED, &[id.as_bytes()])
 }
 
 pub(super) fn pair(gate_no: u32) -> Key {

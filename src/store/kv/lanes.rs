@@ -197,6 +197,7 @@ impl<E: Engine> Queue<E> {
             self.disarm(lane);
             let Some(id) = head else { break };
             match self.find(id)? {
+                Found::Record(record) if record.is_held() => break,
                 Found::Record(record) => {
                     self.set_ready(&record, fair)?;
                     break;

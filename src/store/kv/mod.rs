@@ -30,6 +30,7 @@ mod marks;
 mod notes;
 mod open;
 pub(super) mod overlay;
+mod parents;
 mod queue;
 mod read;
 mod ready;
@@ -91,10 +92,7 @@ use super::{
 };
 use crate::action::{ActionId, Body, Lane, Record};
 use crate::clock::Timestamp;
-use crate::error::{Error, ErrorKind, Result};
-
-/// How long an encoded request may be: it is kept in the engine.
-const CONTENT_BYTES_MAX: usize = 64 * 1024;
+use crate::error::{ErrorKind, Result};
 
 /// Puts (a value) and deletes (nothing), sorted by key; each key once.
 pub type Batch = BTreeMap<Vec<u8>, Option<Bytes>>;
@@ -374,19 +372,6 @@ impl<E: Engine + Send + 'static> KvStore<E> {
     }
 }
 
-fn check(batch: &[Append]) -> Result<()> {
-    for append in batch {
-        if append.record.content.len() > CONTENT_BYTES_MAX {
-            let text = format!(
-                "URL and headers of a request are limited to {CONTENT_BYTES_MAX} bytes, these have {}",
-                append.record.content.len()
-            );
-            return Err(Error::invalid(text));
-        }
-    }
-    Ok(())
-}
-
 impl<E: Engine + Send + 'static> KvStore<E> {
     /// Reads a body or an answer. Its file may be replaced or removed between the two steps: then the queue knows of
     /// another one, or of none.
@@ -429,7 +414,7 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
     }
 
     fn append(&self, batch: Vec<Append>) -> StoreFuture<'_, Vec<Appended>> {
-        if let Err(error) = check(&batch) {
+        if let Err(error) = append::check(&batch) {
             return Box::pin(std::future::ready(Err(error)));
         }
         let bodies = batch.iter().map(|append| &append.body);
@@ -454,6 +439,8 @@ impl<E: Engine + Send + 'static> Store for KvStore<E> {
             .iter()
             .filter_map(|settle| settle.answer.as_ref());
         let lengths = answers.map(|answer| answer.len() as u64);
+        let bodies = step.fills.iter().filter_map(|fill| fill.body.as_ref());
+        let lengths = lengths.chain(bodies.map(Body::len));
         let size = Size::of(lengths, self.bodies.as_ref());
         let order = (size, step.urgency, Growth::Stays);
         let sealed = step.keyring;

@@ -63,6 +63,9 @@ pub(super) struct Tally {
     pub(super) no: u64,
     /// Which revisions are pending, as one number; nothing once that cannot be told.
     pub(super) live: Option<u64>,
+    /// How many children wait for parents or need their answers, once for each parent.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) ties: u64,
 }
 
 impl Tally {
@@ -119,6 +122,8 @@ pub(super) struct Queue<E> {
     pub(super) recent: Front,
     /// What is cached, once somebody asked.
     pub(super) cache: Option<CacheTally>,
+    /// What is kept for children lies before this key, as far as retention went around it.
+    pub(super) trimmed_to: keys::Key,
     /// Names of files that nothing refers to after the commit.
     pub(super) garbage: Vec<String>,
     /// A group came to nothing: what is kept in memory is of no moment, and must be read again.
@@ -157,6 +162,7 @@ impl<E: Engine> Queue<E> {
             settled: Front::new(&[keys::SETTLED]),
             recent: Front::new(&[keys::USED]),
             cache: None,
+            trimmed_to: keys::Key::new(),
             garbage: Vec::new(),
             is_stale: false,
             floor: 0,

@@ -134,6 +134,7 @@ impl<E: Engine> Queue<E> {
 
     fn evict_dead(&mut self, id: ActionId, key: &[u8], value: &[u8]) -> Result<()> {
         self.quarantine(id)?;
+        self.look_at_children(id)?;
         self.txn.delete(key.to_vec());
         let weight = keys::number_at(value, 0)?;
         let tally = &mut self.tally;

@@ -298,6 +298,7 @@ impl<E: Engine> Queue<E> {
     /// Takes a pending action whose bytes cannot be read out of its lane and into quarantine.
     pub(super) fn evict_pending(&mut self, place: &Place, seq: u64) -> Result<()> {
         self.quarantine(place.id)?;
+        self.look_at_children(place.id)?;
         self.displace(&place.lane, seq)?;
         let Tally {
             ledger,

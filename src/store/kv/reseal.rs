@@ -102,7 +102,7 @@ impl<E: Engine> Queue<E> {
     }
 
     /// Puts another body in the place of the one before. Files that it has again stay.
-    fn put_body(&mut self, record: &Record, body: &Kept) -> Result<()> {
+    pub(super) fn put_body(&mut self, record: &Record, body: &Kept) -> Result<()> {
         if let Ok(Some(old)) = self.body_of(record.id) {
             let old = old.files().map(|file| file.path.to_string_lossy());
             let gone = old.filter(|name| !body.has_file(name));

@@ -139,6 +139,7 @@ impl<E: Engine> Queue<E> {
         }
         if !record.state.is_terminal() || record.state.is_dead() {
             self.tally.counts.bytes += record.weight();
+            self.tie_anew(record)?;
         }
         Ok(())
     }

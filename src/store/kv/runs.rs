@@ -127,7 +127,7 @@ impl<E: Engine> Queue<E> {
             return Ok(None);
         };
         let is_wanted = record.expires.is_none_or(|expires| expires > now);
-        if record.due().is_none() || !is_wanted {
+        if record.due().is_none() || record.is_held() || !is_wanted {
             return Ok(None);
         }
         match self.body_of(id) {

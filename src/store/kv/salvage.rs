@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::ending::change_state;
 use super::keys::{self, Key};
 use super::queue::{Queue, Run, Tally, digest, parse};
-use super::records::{Kept, frame, unframe};
+use super::records::{Found, Kept, frame, unframe};
 use super::{Batch, Engine};
 use crate::action::{
     ActionId, Body, Change, DeadReason, Frame, FrameKind, Ledger, Record, State, WireState,
@@ -243,7 +243,7 @@ impl<'a, E: Engine> Salvage<'a, E> {
         report.without_body += u64::from(body.is_none());
         if !is_pending {
             self.put(&record, body)?;
-        } else if survey.is_proved && body.is_some() {
+        } else if survey.is_proved && body.is_some() && self.knows_parents(&record)? {
             self.requeue(&mut record, body, now)?;
             return self.step_done();
         } else {
@@ -252,7 +252,19 @@ impl<'a, E: Engine> Salvage<'a, E> {
             self.put(&record, body)?;
         }
         self.bury(&mut record)?;
+        self.queue.tie_anew(&record)?;
         self.step_done()
+    }
+
+    /// Is all there that it waits for, or needs an answer of?
+    fn knows_parents(&mut self, record: &Record) -> Result<bool> {
+        for parent in record.waits.iter().chain(&record.needs) {
+            let is_staged = self.queue.txn.get(&staged(b'a', *parent))?.is_some();
+            if !is_staged && matches!(self.queue.find(*parent)?, Found::Missing) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn step_done(&mut self) -> Result<()> {
@@ -353,7 +365,8 @@ impl<'a, E: Engine> Salvage<'a, E> {
         tally.counts.bytes += record.weight();
         tally.toggle(record.id, record.revision);
         self.queue.place(record)?;
-        self.queue.index_queued(record)
+        self.queue.index_queued(record)?;
+        self.queue.tie_anew(record)
     }
 
     fn bury(&mut self, record: &mut Record) -> Result<()> {

@@ -14,6 +14,7 @@ use super::records::Kept;
 use super::*;
 use crate::action::{Counts, DeadReason, Ledger, Origin, State, WireState};
 use crate::decide::{Counted, DeadLane, Gate, GateKey, GateReason, Settlement};
+use crate::error::Error;
 use crate::store::memory::MemoryEngine;
 use crate::store::{Direct, Lease, Limits, Part, Retention, Settle};
 
@@ -57,7 +58,9 @@ fn append_only(queue: &mut Queue<MemoryEngine>, append: Append) -> Appended {
 
 fn step(queue: &mut Queue<MemoryEngine>, advance: Advance) -> Advanced {
     let answers = advance.settle.iter().map(|_| None).collect();
-    let done = queue.advance(Step { advance, answers }).expect("advance");
+    let done = queue
+        .advance(Step::plain(advance, answers))
+        .expect("advance");
     queue.commit().expect("commit");
     done
 }
@@ -271,7 +274,9 @@ fn drain(queue: &mut Queue<MemoryEngine>) {
 fn of_counts_in_one_commit_the_later_ones_are_newer() {
     let mut queue = queue();
     let (advance, answers) = (lease(1, 1), Vec::new());
-    let before = queue.advance(Step { advance, answers }).expect("advance");
+    let before = queue
+        .advance(Step::plain(advance, answers))
+        .expect("advance");
     let after = append_only(&mut queue, action("l", 1));
     assert!(matches!(after, Appended::Queued { .. }));
     queue.commit().expect("commit");

@@ -64,7 +64,12 @@ impl<E: Engine> Queue<E> {
         if is_readable && self.actions()? != pending + dead + retained {
             return Err(astray());
         }
-        for part in [b'c', b'd', b'g', b'k', b'm', b'n', b'o', b'p', b'x'] {
+        if self.verify_each(keys::TIES, |_, _| Ok(()))? != self.tally.ties {
+            return Err(astray());
+        }
+        for part in [
+            b'c', b'd', b'g', b'i', b'j', b'k', b'm', b'n', b'o', b'p', b'x',
+        ] {
             self.verify_each(part, |_, _| Ok(()))?;
         }
         Ok(())

@@ -3,10 +3,10 @@
 #[cfg(feature = "encrypt")]
 use bytes::Bytes;
 
-use super::append::Incoming;
+use super::Engine;
+use super::append::{Incoming, check};
 use super::queue::Queue;
 use super::records::Kept;
-use super::{Engine, check};
 use crate::action::Body;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Append, Appended};

@@ -18,6 +18,7 @@ const SAVE: &str = "INSERT INTO syncvault_checkpoints (user, feature, checkpoint
                     ON CONFLICT (user, feature) DO UPDATE SET checkpoint = excluded.checkpoint";
 const LOAD: &str = "SELECT checkpoint FROM syncvault_checkpoints WHERE user = ?1 AND feature = ?2";
 const REMOVE: &str = "DELETE FROM syncvault_checkpoints WHERE user = ?1 AND feature = ?2";
+const REMOVE_ALL: &str = "DELETE FROM syncvault_checkpoints WHERE feature = ?1";
 
 /// How long a write waits for the app's transactions.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -84,7 +85,26 @@ impl SqliteCheckpoints {
             .map(drop)
     }
 
-    fn load_from(connection: &Connection, key: CheckpointKey) -> Result<Option<Checkpoint>> {
+    /// Removes a checkpoint in a transaction.
+    pub(in crate::sync) fn remove_in(connection: &Connection, key: &CheckpointKey) -> Result<()> {
+        connection
+            .execute(REMOVE, params![key.user, key.feature.as_str()])
+            .map_err(says("be removed"))
+            .map(drop)
+    }
+
+    /// Removes the checkpoints of a feature, whosever they are.
+    pub(in crate::sync) fn remove_all_in(connection: &Connection, feature: &str) -> Result<()> {
+        connection
+            .execute(REMOVE_ALL, [feature])
+            .map_err(says("be removed"))
+            .map(drop)
+    }
+
+    pub(in crate::sync) fn load_from(
+        connection: &Connection,
+        key: CheckpointKey,
+    ) -> Result<Option<Checkpoint>> {
         let text: Option<String> = connection
             .prepare_cached(LOAD)
             .and_then(|mut load| {
@@ -120,13 +140,8 @@ impl CheckpointStore for SqliteCheckpoints {
     }
 
     fn remove(&self, key: &CheckpointKey) -> CheckpointFuture<'_, ()> {
-        let CheckpointKey { user, feature } = key.clone();
-        self.act(move |connection| {
-            connection
-                .execute(REMOVE, params![user, feature.as_str()])
-                .map_err(says("be removed"))
-                .map(drop)
-        })
+        let key = key.clone();
+        self.act(move |connection| Self::remove_in(connection, &key))
     }
 }
 

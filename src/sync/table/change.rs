@@ -47,6 +47,21 @@ pub struct Change {
     pub idempotency_key: String,
 }
 
+impl Change {
+    /// A change of a record that the server has, as far as it tells no versions; for tests of a dialect.
+    pub fn new(key: RecordKey, operation: Operation, idempotency_key: impl Into<String>) -> Self {
+        Self {
+            key,
+            operation,
+            row: Row::new(),
+            base_version: None,
+            is_new: false,
+            changed_at: Timestamp::EPOCH,
+            idempotency_key: idempotency_key.into(),
+        }
+    }
+}
+
 /// Without the row.
 impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

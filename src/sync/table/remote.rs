@@ -76,6 +76,33 @@ pub struct PullRequest<'a> {
     pub is_full: bool,
 }
 
+impl<'a> PullRequest<'a> {
+    /// The first page of a full listing.
+    #[must_use]
+    pub fn new(table: &'a str, limit: usize) -> Self {
+        Self {
+            table,
+            cursor: None,
+            limit,
+            is_full: true,
+        }
+    }
+
+    /// The page at a cursor.
+    #[must_use]
+    pub fn at(mut self, cursor: &'a Cursor) -> Self {
+        self.cursor = Some(cursor);
+        self
+    }
+
+    /// Of the changes since the cursor, tombstones among them.
+    #[must_use]
+    pub fn changes(mut self) -> Self {
+        self.is_full = false;
+        self
+    }
+}
+
 /// A page of rows.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]

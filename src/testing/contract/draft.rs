@@ -81,6 +81,18 @@ impl Draft {
         self
     }
 
+    /// After another one.
+    pub(super) fn after(mut self, parent: ActionId) -> Self {
+        self.append.record.parents.push(parent);
+        self
+    }
+
+    /// It needs the answer of this parent.
+    pub(super) fn needs(mut self, parent: ActionId) -> Self {
+        self.append.record.needs.push(parent);
+        self
+    }
+
     pub(super) fn coalesce(mut self, with: &str) -> Self {
         self.append.record.coalesce = Some(with.into());
         self

@@ -42,6 +42,7 @@ mod draft;
 pub mod dropped;
 pub mod due;
 pub mod expiry;
+pub mod fills;
 pub mod forget;
 pub mod gates;
 pub mod keys;
@@ -50,6 +51,7 @@ pub mod limits;
 mod look;
 pub mod notes;
 pub mod pages;
+pub mod parents;
 pub mod restart;
 pub mod restoring;
 pub mod retention;
@@ -279,6 +281,18 @@ macro_rules! __store_contract_rules {
                 an_action_in_flight_does_not_expire
                 a_lane_expires_in_part
             }
+            fills {
+                a_freed_child_is_given_out_until_it_is_filled_in
+                what_was_filled_in_is_sent
+                an_action_is_filled_in_once
+                a_child_that_waits_is_not_filled_in
+                what_cannot_be_filled_in_is_a_dead_letter
+                an_answer_that_is_needed_outlives_retention
+                a_late_child_needs_an_answer_that_is_kept
+                a_child_in_need_can_be_cancelled
+                a_child_in_need_comes_back_with_its_parent
+                a_crowd_is_filled_in_page_by_page
+            }
             forget {
                 only_the_active_principals_actions_are_leased
                 lanes_of_principals_are_apart
@@ -358,6 +372,31 @@ macro_rules! __store_contract_rules {
                 a_lane_tells_what_it_holds
                 the_oldest_pending_action_is_told
                 a_requeued_dead_letter_is_as_old_as_it_was
+            }
+            parents {
+                a_child_waits_for_its_parent
+                a_child_waits_through_retries
+                a_child_holds_its_lane_at_its_place
+                a_child_is_not_sent_at_once
+                a_parent_that_cannot_be_waited_for_is_refused
+                a_parent_may_come_in_the_same_batch
+                a_child_of_a_delivered_parent_waits_for_nothing
+                a_child_waits_for_all_its_parents
+                a_dead_parent_takes_its_children_along
+                a_child_of_a_dead_parent_is_dead
+                a_lane_may_wait_for_a_child_that_died
+                requeueing_a_parent_revives_its_children
+                a_child_is_not_requeued_before_its_parent
+                a_child_of_two_dead_parents_comes_back_with_the_last
+                a_parent_that_ends_otherwise_takes_its_children_along
+                a_child_that_ended_is_left_alone
+                a_parent_is_not_superseded
+                a_direct_send_that_is_waited_for_is_not_returned
+                a_parent_goes_before_children_that_were_not_looked_at
+                a_crowd_of_children_is_freed_in_bounded_steps
+                a_chain_dies_and_comes_back_in_bounded_steps
+                forgetting_a_parent_takes_its_children_along
+                children_are_put_back_with_their_parents
             }
             restart {
                 a_restart_loses_nothing

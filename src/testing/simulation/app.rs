@@ -197,10 +197,7 @@ async fn tell(request: RequestBuilder, delivery: Option<Delivery>) -> Told {
     };
     match sent {
         Ok(Outcome::Queued(ticket)) => Told::Queued(ticket.id()),
-        Ok(answered) => {
-            let Some(response) = answered.response() else {
-                return Told::Refused(crate::error::ErrorKind::Unsupported);
-            };
+        Ok(Outcome::Sent(response)) => {
             let told = Told::Sent {
                 status: response.status().as_u16(),
                 is_own: response.headers().contains_key(OWN),

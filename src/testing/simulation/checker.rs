@@ -195,9 +195,11 @@ fn is_reason(call: &Call, reason: &DeadReason) -> bool {
         | DeadReason::Redirected { status } => call.statuses.contains(status),
         DeadReason::RetriesExhausted { attempts, .. } => call.countable >= *attempts,
         // Keys are known for ever here, nothing is damaged, and all can be sent.
-        DeadReason::Unsendable { .. } | DeadReason::Salvaged | DeadReason::Uncertain { .. } => {
-            false
-        }
+        DeadReason::Unsendable { .. }
+        | DeadReason::Salvaged
+        | DeadReason::Uncertain { .. }
+        | DeadReason::ParentDead { .. }
+        | DeadReason::Unresolved { .. } => false,
     }
 }
 

@@ -162,6 +162,29 @@ async fn a_304_about_another_answer_is_asked_again() {
     assert!(!attempts[2].headers.contains_key("if-none-match"));
 }
 
+/// Goal: head and body of two answers never come together. Method: while the server says that one has not changed, another takes
+/// its place.
+#[tokio::test(start_paused = true)]
+async fn a_304_about_an_answer_that_was_replaced_meanwhile_is_asked_again() {
+    let rig = Rig::new();
+    rig.answers(&[("etag", "\"1\"")], "old");
+    let vault = rig.open().await;
+    assert_eq!(get(&vault, "/menu").await, sent("old"));
+    let unchanged = Reply::status(304).header("etag", "\"1\"");
+    rig.server
+        .answers_next(unchanged.answers_after(10 * SECOND));
+    let meanwhile = async {
+        pass(SECOND).await;
+        rig.answers(&[("etag", "\"2\"")], "new");
+        assert_eq!(get(&vault, "/menu").await, sent("new"));
+        vault.cache_stats().await.expect("stats");
+        rig.answers(&[("etag", "\"3\"")], "newest");
+    };
+    let (got, ()) = tokio::join!(get(&vault, "/menu"), meanwhile);
+    assert_eq!(got, sent("newest"));
+    assert_eq!(rig.asked(), 4);
+}
+
 /// What the caller asks the server with is the caller's: it gets the 304.
 #[tokio::test(start_paused = true)]
 async fn own_conditions_are_left_alone() {
@@ -224,7 +247,7 @@ async fn a_request_with_credentials_of_its_own_is_not_cached() {
     assert_eq!(vault.cache_stats().await.expect("stats").entries, 0);
     assert_eq!(get(&vault, "/me").await, sent("secret"));
     rig.goes_away();
-    let outcome = vault.get("/me").send().await.expect("send");
+    let outcome = vault.get("/me").send_or_cached().await.expect("send");
     let response = outcome.response().expect("cached");
     assert!(
         !response.headers().contains_key("set-cookie"),

@@ -301,7 +301,7 @@ impl Producer {
             say(&Line::Try(name.clone()));
             let line = match self.make(&place).await {
                 Outcome::Sent(_) if self.way == Way::OnFailure => Line::Answered(name),
-                _ => Line::Kept(name),
+                Outcome::Sent(_) | Outcome::Queued(_) => Line::Kept(name),
             };
             say(&line);
         }

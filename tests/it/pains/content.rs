@@ -54,6 +54,56 @@ fn pain_15_a_file_arrives_as_it_was_at_each_attempt() {
     });
 }
 
+/// Symptom: what was created offline is changed offline too, and the change goes to an id that the server never heard of;
+/// or it is sent although the creation was refused.
+#[test]
+fn pain_16_what_was_created_offline_can_be_changed_offline() {
+    pain(SEEDS, &[&[]], async |world| {
+        world.serve(|_, _| Reply::unreachable());
+        let client = world.opened().await;
+        for n in 0..4 {
+            let create = Order::new(format!("item-{n}")).lane(format!("item-{n}"));
+            client.post_all(&[create]).await;
+            client
+                .post_change(&format!("item-{n}"), &format!("change-{n}"))
+                .await;
+            pass(world.dice.millis(0, 20_000)).await;
+        }
+        // The process dies while all of it waits.
+        let client = world.crash(client).await;
+        let refused = format!("/item-{}", world.dice.below(4));
+        let is_refused = refused.clone();
+        world.serve(move |seen, _| match seen.path().strip_prefix("/item-") {
+            _ if seen.path() == is_refused => Reply::status(422),
+            Some(n) if !n.contains('/') => Reply::status(201).body(format!("{{\"id\": 10{n}}}")),
+            // Of an item that the server does not know.
+            Some(_) => Reply::status(404),
+            None => Reply::status(200),
+        });
+        pass(HOUR).await;
+        let mut wrongs = Wrongs::default();
+        for n in 0..4 {
+            let is_there = format!("/item-{n}") != refused;
+            let name = format!("change-{n}");
+            let arrivals = world.arrivals();
+            let changes = arrivals
+                .iter()
+                .filter(|one| one.name.ends_with(&name))
+                .count();
+            wrongs.same(changes, usize::from(is_there), &name);
+            let effects = world.effects(&format!("10{n}/{name}"));
+            wrongs.same(effects, usize::from(is_there), "its effect");
+        }
+        wrongs.same(client.pending().await, vec![], "what waits");
+        wrongs.same(
+            client.dead().await.len(),
+            2,
+            "the refused one and its change",
+        );
+        wrongs
+    });
+}
+
 /// Symptom: a draft is edited, and another message has its text.
 #[test]
 fn pain_17_an_edit_changes_what_was_meant_or_nothing() {

@@ -317,7 +317,7 @@ impl Naive {
             return None;
         }
         let skips = self.has(Habit::LeavesMarked);
-        let is_free = |entry: &&Entry| !entry.is_done && !(skips && entry.is_sending);
+        let is_free = |entry: &&Entry| !(entry.is_done || skips && entry.is_sending);
         let head = lock(&self.0.kept).queue.iter().find(is_free).cloned()?;
         let name = head.name.clone();
         *lock(&self.0.sending) = Some(name.clone());

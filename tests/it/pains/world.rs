@@ -471,6 +471,25 @@ impl Client {
         }
     }
 
+    /// Queues a change of what another request creates: its path has the id that is in the answer to that one.
+    pub(super) async fn post_change(&self, of: &str, name: &str) {
+        let vault = match &self.kind {
+            Kind::Vault(vault) => vault,
+            // It has only its own name for it.
+            Kind::Naive(naive) => {
+                let order = Order::new(format!("{of}/{name}"));
+                return naive.post(&order).expect("taken");
+            }
+        };
+        let created = vault.response_of(self.id(of).expect("a request that was taken"));
+        let change = vault
+            .post(format!("/{{id}}/{name}"))
+            .path_ref("id", created.json("/id"))
+            .idempotency_key(name)
+            .lane(of);
+        change.enqueue().await.expect("taken");
+    }
+
     /// Puts another body in the place of a request that waits. True when the client says that it did.
     pub(super) async fn edit(&self, name: &str, body: &str) -> bool {
         let vault = match &self.kind {

@@ -335,7 +335,6 @@ async fn a_direct_send_of_a_forgotten_principal_gets_its_answer() {
                 let error = soon(ticket.wait()).await.expect_err("forgotten");
                 assert_eq!(error.kind(), ErrorKind::NotFound);
             }
-            other => panic!("{other:?}"),
         }
         assert_eq!(vault.pending_count().await.expect("count"), 0);
         assert_eq!(vault.ledger().await.expect("ledger").evicted, 1);

@@ -8,7 +8,7 @@ use super::super::append::settled_at;
 use super::super::coalesce::is_waiting;
 use super::super::keys::{self, Place, Ready};
 use super::super::lanes::LaneRow;
-use super::super::queue::parse;
+use super::super::queue::{Tally, parse};
 use super::{Examined, Kept};
 use crate::action::{ActionId, Record, State};
 use crate::decide::Gate;
@@ -51,6 +51,7 @@ impl<E: Engine> Examined<'_, E> {
             })
         })?;
         self.over(&[keys::DEAD], Self::dead)?;
+        self.ties()?;
         self.over(b"k", |this, _, value| {
             this.must_be(keys::id_at(value, 0)?, "keys", |_| true)
         })?;
@@ -174,16 +175,20 @@ impl<E: Engine> Examined<'_, E> {
 
     /// A head that can be leased stands among the ready ones, and its lane among the oldest.
     fn head(&mut self, row: &LaneRow, place: &str) -> Result<()> {
-        let is_readable = match row.head() {
-            Some(id) => matches!(self.newest(id)?, Kept::Record(_)),
-            None => true,
+        let (is_readable, is_held) = match row.head() {
+            Some(id) => match self.newest(id)? {
+                Kept::Record(record) => (true, record.is_held()),
+                _ => (false, false),
+            },
+            None => (true, false),
         };
         let ready = row.ready.map(|ready| ready.id);
+        let head = row.head().filter(|_| !is_held);
         let is_listed = match row.ready_key() {
             Some(ready) => self.txn.get(&ready.key())?.is_some(),
             None => true,
         };
-        if !is_listed || (is_readable && ready != row.head()) {
+        if !is_listed || (is_readable && ready != head) {
             let text = "its head is not among those that can be leased";
             self.out.find(Problem::Lane, place, text);
         }
@@ -199,6 +204,31 @@ impl<E: Engine> Examined<'_, E> {
             (one, other) => one.or(other),
         };
         Ok(())
+    }
+
+    /// Each tie leads to a child that says the same. One whose child could not be read goes when its parent ends.
+    fn ties(&mut self) -> Result<()> {
+        let mut count = 0;
+        self.over(&[keys::TIES], |this, key, _| {
+            count += 1;
+            let (parent, child) = (keys::id_at(key, 1)?, keys::id_at(key, 17)?);
+            if matches!(this.newest(child)?, Kept::Nothing) {
+                return Ok(());
+            }
+            this.must_be(child, "children", |record| {
+                record.waits.contains(&parent) || record.needs.contains(&parent)
+            })
+        })?;
+        let tally: Tally = self.row(keys::TOTALS)?.unwrap_or_default();
+        if tally.ties != count {
+            let text = format!("the store counts {}, and {count} are there", tally.ties);
+            self.out.find(Problem::Count, "children", text);
+        }
+        self.over(&[keys::UNFILLED], |this, key, _| {
+            this.must_be(keys::id_at(key, 1)?, "what is to be filled in", |record| {
+                record.waits.is_empty() && !record.needs.is_empty()
+            })
+        })
     }
 
     fn ready(&mut self, key: &[u8], value: &Bytes) -> Result<()> {

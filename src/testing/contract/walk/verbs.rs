@@ -86,6 +86,7 @@ impl<F: StoreFactory> Walk<'_, F> {
                 }
                 Appended::NotOver { found } => (Want::NotOver(found.map(|record| record.id)), None),
                 Appended::Full { limit } => panic!("nothing is full here: {limit}"),
+                Appended::Unfit { why, .. } => panic!("nobody waits here: {why}"),
             };
             assert_eq!(got, want);
             if let Some(record) = added {

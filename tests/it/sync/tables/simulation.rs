@@ -110,6 +110,35 @@ struct Replica {
 }
 
 impl Replica {
+    /// A device whose clock may be a day off.
+    fn new(number: usize, luck: &mut Luck, server: &TableServer) -> Self {
+        let clock = TestClock::new();
+        match luck.below(3) {
+            0 => clock.set_forward(DAY),
+            1 => clock.set_back(DAY),
+            _ => {}
+        }
+        let wire = Wire {
+            luck: Luck(luck.next()),
+            is_cut: false,
+            is_well: true,
+        };
+        Self {
+            number,
+            local: MemoryLocal::new(),
+            store: MemoryStore::new(),
+            clock,
+            link: Link {
+                server: server.transport(),
+                wire: Arc::new(Mutex::new(wire)),
+            },
+            engine: None,
+            told: Arc::default(),
+            syncs: Vec::new(),
+            own: BTreeMap::new(),
+        }
+    }
+
     async fn start(&mut self) {
         let vault = SyncVault::builder("http://tables.test")
             .store(self.store.restarted())
@@ -229,31 +258,7 @@ async fn live(seed: u64) -> Result<usize, String> {
     }
     let mut replicas = Vec::new();
     for number in 0..DEVICES {
-        let clock = TestClock::new();
-        match luck.below(3) {
-            0 => clock.set_forward(DAY),
-            1 => clock.set_back(DAY),
-            _ => {}
-        }
-        let wire = Wire {
-            luck: Luck(luck.next()),
-            is_cut: false,
-            is_well: true,
-        };
-        let mut replica = Replica {
-            number,
-            local: MemoryLocal::new(),
-            store: MemoryStore::new(),
-            clock,
-            link: Link {
-                server: server.transport(),
-                wire: Arc::new(Mutex::new(wire)),
-            },
-            engine: None,
-            told: Arc::default(),
-            syncs: Vec::new(),
-            own: BTreeMap::new(),
-        };
+        let mut replica = Replica::new(number, &mut luck, &server);
         replica.start().await;
         drop(replica.engine().sync_all().await);
         replica.link.wire.lock().expect("wire").is_well = false;
