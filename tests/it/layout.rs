@@ -227,10 +227,7 @@ fn judge(
     reexports: &[(String, String)],
 ) -> Option<String> {
     // Exported macros live at the root, whatever file they stand in; these are the store contract's own.
-    if ["__store_contract", "__local_contract"]
-        .iter()
-        .any(|macros| name.starts_with(macros))
-    {
+    if name.starts_with("__store_contract") || name.starts_with("__local_contract") {
         return None;
     }
     let target = if tops.contains(name) {

@@ -7,7 +7,7 @@ use super::conflict::{Decision, TableConflict};
 use super::local::Touched;
 use super::record::{LocalRecord, Outgoing, OutgoingState, Row, Unsynced};
 use super::remote::RemoteRow;
-use super::same::{has_arrived, same_row};
+use super::same::{has_arrived, same, same_row};
 use super::version::Version;
 use crate::clock::Timestamp;
 
@@ -44,14 +44,54 @@ pub(super) fn meet(
         };
         return Met::Taken(Box::new(record), touched);
     };
-    let arrived = unsynced
-        .changes
-        .iter()
-        .rposition(|change| has_arrived(change, server.row.as_ref(), server_fields));
-    if arrived.is_some() || same_row(unsynced.base.as_ref(), server.row.as_ref(), server_fields) {
-        return Met::Taken(Box::new(moved_on(record, server)), Touched::Nothing);
+    match arrived(unsynced, server, server_fields) {
+        Arrived::Newest => {
+            let mut record = moved_on(record, server);
+            record.row.clone_from(&server.row);
+            Met::Taken(Box::new(record), Touched::Row)
+        }
+        Arrived::Nothing
+            if !same_row(unsynced.base.as_ref(), server.row.as_ref(), server_fields) =>
+        {
+            Met::Conflict(Box::new(conflict(record, unsynced, server)))
+        }
+        Arrived::Nothing | Arrived::Alone => {
+            Met::Taken(Box::new(moved_on(record, server)), Touched::Nothing)
+        }
+        Arrived::Under(base) => {
+            let unsynced = Unsynced {
+                base,
+                changes: unsynced.changes.clone(),
+            };
+            Met::Conflict(Box::new(conflict(record, &unsynced, server)))
+        }
     }
-    Met::Conflict(Box::new(conflict(record, unsynced, server)))
+}
+
+/// Which of our own changes a row of the server shows.
+#[derive(Debug, PartialEq)]
+enum Arrived {
+    Nothing,
+    /// The newest: the row is ours, and what others added to it.
+    Newest,
+    /// An earlier one, and nothing else: the later ones go on top of it.
+    Alone,
+    /// An earlier one that looked like this, and somebody wrote over it since: the later ones were not made on that.
+    Under(Option<Row>),
+}
+
+fn arrived(unsynced: &Unsynced, server: &RemoteRow, server_fields: &[String]) -> Arrived {
+    let row = server.row.as_ref();
+    let mut changes = unsynced.changes.iter();
+    let Some(at) = changes.rposition(|change| has_arrived(change, row, server_fields)) else {
+        return Arrived::Nothing;
+    };
+    let sent = &unsynced.changes[at].row;
+    match at + 1 == unsynced.changes.len() {
+        true => Arrived::Newest,
+        false if same_row(sent.as_ref(), row, server_fields) => Arrived::Alone,
+        false => Arrived::Under(sent.clone()),
+    }
 }
 
 /// True for what is no newer than what the device is in step with.
@@ -90,7 +130,7 @@ pub(super) fn conflict(
     let newest = unsynced.changes.last();
     TableConflict {
         key: record.key.clone(),
-        base: unsynced.base.clone(),
+        base: base_of(unsynced, server.row.as_ref()),
         local: record.row.clone(),
         server: server.row.clone(),
         local_version: record.meta.version.clone(),
@@ -98,6 +138,28 @@ pub(super) fn conflict(
         local_changed_at: newest.map_or(Timestamp::EPOCH, |change| change.changed_at),
         server_updated_at: server.updated_at,
     }
+}
+
+/// The row that both sides started from. A field of the server's that holds what an earlier change of ours sent is our own work,
+/// whatever others did to the fields beside it: what came later was made on that.
+fn base_of(unsynced: &Unsynced, server: Option<&Row>) -> Option<Row> {
+    let (Some(server), [earlier @ .., _]) = (server, &unsynced.changes[..]) else {
+        return unsynced.base.clone();
+    };
+    let mut base = unsynced.base.clone();
+    for (change, row) in earlier
+        .iter()
+        .filter_map(|change| Some((change, change.row.as_ref()?)))
+    {
+        let is_sent = |field: &String| change.fields.is_empty() || change.fields.contains(field);
+        for (field, ours) in row.iter().filter(|(field, _)| is_sent(field)) {
+            if server.get(field).is_some_and(|theirs| same(ours, theirs)) {
+                base.get_or_insert_default()
+                    .insert(field.clone(), ours.clone());
+            }
+        }
+    }
+    base
 }
 
 /// The record is in step with this row from now on, but for its own row.

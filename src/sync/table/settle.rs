@@ -325,7 +325,14 @@ impl Core {
             return Ok(Next::Done);
         };
         if has_arrived(first, server.row.as_ref(), fields) {
-            self.accept(desk, &record, &server).await?;
+            let is_alone = same_row(first.row.as_ref(), server.row.as_ref(), fields);
+            if later.is_empty() || is_alone {
+                self.accept(desk, &record, &server).await?;
+                return Ok(Next::Again);
+            }
+            // It arrived, and somebody wrote over it since: what came later was not made on that.
+            let first = after_push(&record, first, (None, None, None));
+            self.accept(desk, &record, &first).await?;
             return Ok(Next::Again);
         }
         let is_own = record.meta.version.is_some() && record.meta.version == server.version;

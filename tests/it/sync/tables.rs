@@ -1,5 +1,6 @@
 //! The table engine, on a server of tables in memory and paused time; and on real ones in `remotes`.
 
+mod arrived;
 mod dynos;
 mod local_contract;
 #[cfg(feature = "sqlite")]

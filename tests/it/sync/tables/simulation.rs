@@ -352,9 +352,10 @@ fn judge(
                 .get(id)
                 .and_then(|row| row.get(&format!("d{}", replica.number)));
             if kept != Some(&json!(serial)) {
+                let number = replica.number;
+                let history = history(replicas, server, id);
                 return Err(format!(
-                    "device {} wrote {serial} into {id}, and it is {kept:?}",
-                    replica.number
+                    "device {number} wrote {serial} into {id}, and it is {kept:?}\n{history}"
                 ));
             }
         }
@@ -379,6 +380,46 @@ fn judge(
         }
     }
     Ok(conflicts)
+}
+
+/// What happened to a record: for people.
+fn history(replicas: &[Replica], server: &TableServer, id: &str) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    for push in server
+        .pushes()
+        .into_iter()
+        .filter(|push| push.path == format!("/notes/{id}"))
+    {
+        writeln!(
+            text,
+            "{} {:?} {} {:?}",
+            push.method, push.condition, push.body, push.key
+        )
+        .expect("text");
+    }
+    for replica in replicas {
+        for kind in replica.told.lock().expect("told").iter() {
+            match kind {
+                TableEventKind::Conflict { conflict, kept, .. }
+                    if conflict.key.id.as_str() == id =>
+                {
+                    let sides = (&conflict.base, &conflict.local, &conflict.server, kept);
+                    writeln!(text, "device {} {conflict:?} {sides:?}", replica.number)
+                        .expect("text");
+                }
+                TableEventKind::Pushed {
+                    id: pushed,
+                    version,
+                    ..
+                } if pushed.as_str() == id => {
+                    writeln!(text, "device {} pushed {version:?}", replica.number).expect("text");
+                }
+                _ => {}
+            }
+        }
+    }
+    text
 }
 
 fn run(seed: u64) -> Result<usize, String> {
